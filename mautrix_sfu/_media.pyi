@@ -1,0 +1,64 @@
+"""The media core (Rust, crate in media/). `mautrix_sfu.media` is the only importer."""
+
+from typing import final
+
+BUILD: str  # hash of the crate's sources at build time; media.py refuses a stale binary
+
+# What poll() gives. The first item names the event:
+#   ("ice_connected", leg)                   an authenticated USE-CANDIDATE latched the first address
+#   ("ice_lost", leg)                        no authenticated STUN for the consent time
+#   ("dtls", leg, bytes)                     a DTLS datagram from the latched address
+#   ("speaker", leg, mid)                    another dominant speaker in the leg's group
+#   ("failed", message)                      a media thread panicked or lost its socket: the process must end
+Event = (
+    tuple[str, int] | tuple[str, int, bytes] | tuple[str, int, str] | tuple[str, str]
+)
+
+@final
+class MediaCore:
+    """Owns the UDP port and the media threads. Methods only queue a command; they never block on the network.
+
+    Raises OSError when a socket cannot be bound, ValueError for arguments out of range,
+    RuntimeError once a media thread has failed. Unknown legs and m-lines are ignored: they may just have ended.
+    """
+
+    def __new__(cls, binds: list[tuple[str, int]], threads: int = 1) -> MediaCore: ...
+    def local_addresses(self) -> list[tuple[str, int]]: ...
+    def event_fd(self) -> int: ...  # an eventfd: readable when poll() has something
+    def poll(self) -> list[Event]: ...
+    def add_leg(self, leg: int, ufrag: str, pwd: str) -> None: ...
+    def set_credentials(self, leg: int, ufrag: str, pwd: str) -> None: ...  # ICE restart: old ones hold until the new are used
+    def set_group(self, leg: int, group: int) -> None: ...  # legs of different groups never see each other's packets
+    def remove_leg(self, leg: int) -> None: ...  # when it returns, no further packet will be sent to this leg
+    def send_dtls(self, leg: int, datagram: bytes) -> None: ...
+    def set_keys(
+        self,
+        leg: int,
+        profile: str,  # "SRTP_AEAD_AES_128_GCM" or "SRTP_AES128_CM_SHA1_80"
+        local_key: bytes,
+        local_salt: bytes,
+        remote_key: bytes,
+        remote_salt: bytes,
+    ) -> None: ...
+    def set_plan(
+        self,
+        leg: int,
+        payloads: list[tuple[int, str, int, int | None]],  # (pt, codec, clock rate, apt)
+        extensions: list[tuple[str, int]],  # (URI, id)
+        lines: list[
+            tuple[
+                str,  # mid
+                str,  # "audio" | "video"
+                tuple[list[str], list[tuple[int, int | None]]] | None,  # receive: rids highest first, (ssrc, rtx ssrc)
+                tuple[int, int | None, int, int | None, str] | None,  # send: ssrc, rtx ssrc, pt, rtx pt, cname
+            ]
+        ],
+    ) -> None: ...  # the whole plan each time; what is missing from it ends
+    def describe_track(self, leg: int, mid: str, width: int | None, height: int | None) -> None: ...
+    def forward(
+        self, leg: int, mid: str, source_leg: int, source_mid: str, width: int | None, height: int | None
+    ) -> None: ...
+    def stop_forward(self, leg: int, mid: str) -> None: ...
+    def stats(self) -> dict[str, int]: ...  # process-wide counters; names ending in _total only grow
+    def leg_stats(self, leg: int) -> dict[str, int] | None: ...
+    def shutdown(self) -> None: ...  # stops and joins the threads, closes the socket

@@ -1,0 +1,40 @@
+"""What the core shows of itself to operators: immutable, made on request."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .ids import ConferenceKey, Device, LegId
+
+
+@dataclass(frozen=True, slots=True)
+class LegView:
+    """One leg as an operator sees it."""
+
+    leg: LegId
+    peer: Device
+    conference: ConferenceKey | None
+    grade: str  # "held" | "full"
+    state: str  # "answering" | "connecting" | "open"
+    age: float  # seconds
+    published: int  # tracks
+    sent: int  # tracks forwarded to it
+
+
+@dataclass(frozen=True, slots=True)
+class FocusView:
+    """The whole focus at one moment."""
+
+    legs: tuple[LegView, ...]
+    parked_invites: int
+    tracked_rooms: int
+    caught_up: bool
+
+    @property
+    def conferences(self) -> dict[ConferenceKey, tuple[LegView, ...]]:
+        """The legs by conference; legs that are bound to none are left out."""
+        found: dict[ConferenceKey, list[LegView]] = {}
+        for leg in self.legs:
+            if leg.conference is not None:
+                found.setdefault(leg.conference, []).append(leg)
+        return {key: tuple(legs) for key, legs in found.items()}
