@@ -10,9 +10,7 @@ BUILD: str  # hash of the crate's sources at build time; media.py refuses a stal
 #   ("dtls", leg, bytes)                     a DTLS datagram from the latched address
 #   ("speaker", leg, mid)                    another dominant speaker in the leg's group
 #   ("failed", message)                      a media thread panicked or lost its socket: the process must end
-Event = (
-    tuple[str, int] | tuple[str, int, bytes] | tuple[str, int, str] | tuple[str, str]
-)
+Event = tuple[str, int] | tuple[str, int, bytes] | tuple[str, int, str] | tuple[str, str]
 
 @final
 class MediaCore:
@@ -27,7 +25,7 @@ class MediaCore:
     def event_fd(self) -> int: ...  # an eventfd: readable when poll() has something
     def poll(self) -> list[Event]: ...
     def add_leg(self, leg: int, ufrag: str, pwd: str) -> None: ...
-    def set_credentials(self, leg: int, ufrag: str, pwd: str) -> None: ...  # ICE restart: old ones hold until the new are used
+    def set_credentials(self, leg: int, ufrag: str, pwd: str) -> None: ...  # ICE restart: the old hold until then
     def set_group(self, leg: int, group: int) -> None: ...  # legs of different groups never see each other's packets
     def remove_leg(self, leg: int) -> None: ...  # when it returns, no further packet will be sent to this leg
     def send_dtls(self, leg: int, datagram: bytes) -> None: ...

@@ -367,9 +367,7 @@ class BadMessage:
     in_reply_to: str | None  # the type of the message, where it could be read
 
 
-ChannelMessage = (
-    ChannelNegotiate | MetadataChanged | TrackSubscription | Ping | Pong | ConnectToFocus | BadMessage
-)
+ChannelMessage = ChannelNegotiate | MetadataChanged | TrackSubscription | Ping | Pong | ConnectToFocus | BadMessage
 
 Event = (
     RoomFact

@@ -1,0 +1,93 @@
+# The one way to do each thing: people, hooks and CI all call these targets.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+export PATH := $(PATH):$(HOME)/.cargo/bin
+
+VENV := .venv
+BIN := $(VENV)/bin
+VENV_STAMP := $(VENV)/.installed
+MODULE := mautrix_sfu/_media.abi3.so
+PAGE := mautrix_sfu/http/page/index.html
+NODE_MODULES := web/node_modules/.package-lock.json
+CARGO := --manifest-path media/Cargo.toml
+
+RUST_SOURCES := $(shell find media -name target -prune -o -type f -print 2>/dev/null)
+WEB_SOURCES := $(shell find web -name node_modules -prune -o -name dist -prune -o -name test-results -prune -o -type f -print 2>/dev/null)
+
+.PHONY: help prerequisites venv build rust page lint lint-python lint-rust lint-web format test test-quick demo clean
+.DELETE_ON_ERROR:
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
+
+prerequisites: ## say what this machine lacks, and install Debian packages if run as root
+	@scripts/prerequisites.sh build
+
+venv: $(VENV_STAMP) ## the virtual environment .venv with all that development needs
+
+$(VENV_STAMP): pyproject.toml constraints.txt scripts/requirements.py | prerequisites
+	@[ -x $(BIN)/python ] || { echo "Making the virtual environment $(VENV)"; "$$(scripts/find-python.sh)" -m venv $(VENV); }
+	@echo "Installing Python packages into $(VENV)"
+	@$(BIN)/python scripts/requirements.py | $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r /dev/stdin
+	@touch $@
+
+build: rust page ## the media core and the call page, in place; nothing if nothing changed
+
+rust: $(MODULE) ## the media core alone
+
+$(MODULE): $(RUST_SOURCES) $(VENV_STAMP)
+	@echo "Building the media core"
+	@VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/maturin develop --release --quiet
+	@touch $@
+
+page: $(PAGE) ## the call page alone
+
+$(NODE_MODULES): web/package-lock.json | prerequisites
+	@echo "Installing the call page's packages"
+	@cd web && npm ci --silent --no-audit --no-fund
+	@touch $@
+
+$(PAGE): $(WEB_SOURCES) $(NODE_MODULES)
+	@echo "Building the call page"
+	@cd web && npm run --silent build
+	@touch $@
+
+lint: lint-python lint-rust lint-web ## everything that is checked without running it
+
+lint-python: $(VENV_STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+lint-rust: $(MODULE)
+	@scripts/prerequisites.sh lint
+	cargo fmt $(CARGO) --check
+	cargo clippy $(CARGO) --locked --all-targets --quiet -- -D warnings
+	PYO3_PYTHON=$(CURDIR)/$(BIN)/python cargo clippy $(CARGO) --locked --features python --quiet -- -D warnings
+	$(BIN)/python -m mypy.stubtest mautrix_sfu._media
+
+lint-web: $(NODE_MODULES)
+	cd web && npm run --silent lint
+
+format: $(VENV_STAMP) ## rewrite the sources as the linters want them
+	$(BIN)/ruff check --fix --quiet . || true
+	$(BIN)/ruff format .
+	cargo fmt $(CARGO)
+
+test: build ## all tests, with a real Synapse and a real browser
+	@scripts/prerequisites.sh test
+	@$(BIN)/python scripts/test.py
+
+test-quick: build ## the tests that need neither Synapse nor a browser
+	@$(BIN)/python scripts/test.py --quick
+
+demo: build ## a throw-away Synapse, the focus and a call to open in the browser; Ctrl-C removes it all
+	@$(BIN)/python scripts/demo.py
+
+clean: ## remove what was built, and the virtual environments
+	rm -rf $(VENV) .cache build dist wheelhouse media/target web/node_modules web/dist mautrix_sfu/http/page
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -f mautrix_sfu/_media*.so
+	find mautrix_sfu tests scripts bench -name __pycache__ -prune -exec rm -rf {} +

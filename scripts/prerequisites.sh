@@ -1,0 +1,63 @@
+#!/usr/bin/env bash
+# Checks what a machine needs before `make` can build; with "test" also what the browser tests need, with "lint" the
+# Rust linters. As root on Debian or Ubuntu it installs Debian packages; anything else that is missing is named with
+# the command that installs it. Silent and quick when all is there.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+what=${1:-build}
+
+packages=() commands=()
+has() { command -v "$1" >/dev/null 2>&1; }
+root() { [ "$(id -u)" = 0 ]; }
+node_major() { { node --version | sed 's/^v\([0-9]*\).*/\1/'; } 2>/dev/null || echo 0; }
+node_fits() { has npm && [ "$(node_major)" -ge 20 ]; }
+debian_node() { apt-cache policy nodejs 2>/dev/null | sed -n 's/^ *Candidate: \([0-9]*\)\..*/\1/p'; }
+
+has cc || packages+=(build-essential)
+# Debian splits ensurepip off: a python3 that is new enough may lack only that.
+[ -x .venv/bin/python ] || [ -n "$(scripts/find-python.sh)" ] || packages+=(python3-venv)
+if [ "$what" = test ]; then
+    # CHROMIUM names another one; Ubuntu's chromium package is a snap, which does not run in containers.
+    [ -n "${CHROMIUM:-}" ] || has chromium || has chromium-browser || has google-chrome || packages+=(chromium)
+    has ip || packages+=(iproute2)
+fi
+
+if { [ ${#packages[@]} -gt 0 ] || ! node_fits; } && has apt-get; then
+    ! root || apt-get update -qq
+    node_fits || [ "$(debian_node)" -lt 20 ] 2>/dev/null || packages+=(nodejs npm)
+fi
+if [ ${#packages[@]} -gt 0 ] && has apt-get && root; then
+    echo "Installing Debian packages: ${packages[*]}"
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${packages[@]}" >/dev/null
+elif [ ${#packages[@]} -gt 0 ] && has apt-get; then
+    commands+=("sudo apt-get install -y ${packages[*]}")
+elif [ ${#packages[@]} -gt 0 ]; then
+    commands+=("with the system's package manager, what Debian calls: ${packages[*]}")
+fi
+
+case " ${packages[*]-} " in
+    *" python3-venv "*)
+        [ -n "$(scripts/find-python.sh)" ] || ! root ||
+            commands+=("Python 3.11 or later, with venv: https://www.python.org/downloads/") ;;
+esac
+case " ${packages[*]-} " in
+    *" nodejs "*) ;;
+    *) node_fits || commands+=("Node 20 or later: curl -fsSL https://deb.nodesource.com/setup_22.x | bash - && apt-get install -y nodejs") ;;
+esac
+
+rust_needed=$(sed -n 's/^rust-version *= *"\([0-9.]*\)".*/\1/p' media/Cargo.toml)
+rust_found=$(cargo --version 2>/dev/null | sed 's/^cargo \([0-9.]*\).*/\1/' || true)
+if [ -z "$rust_found" ]; then
+    commands+=("Rust: curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y")
+elif [ "$(printf '%s\n' "$rust_needed" "$rust_found" | sort -V | head -1)" != "$rust_needed" ]; then
+    commands+=("Rust $rust_needed or later (here is $rust_found): rustup update stable")
+elif [ "$what" = lint ]; then
+    cargo fmt --version >/dev/null 2>&1 || commands+=("rustup component add rustfmt")
+    cargo clippy --version >/dev/null 2>&1 || commands+=("rustup component add clippy")
+fi
+
+if [ ${#commands[@]} -gt 0 ]; then
+    echo "Missing on this machine; each line says what installs it:" >&2
+    printf '  %s\n' "${commands[@]}" >&2
+    exit 1
+fi
