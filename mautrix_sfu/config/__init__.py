@@ -1,0 +1,37 @@
+"""The operator's configuration: read, checked, kept up to date on disk, and turned into a registration."""
+
+from .file import ConfigFile
+from .model import (
+    AppserviceConfig,
+    BotConfig,
+    ConferenceConfig,
+    Config,
+    DatabaseConfig,
+    HomeserverConfig,
+    HttpConfig,
+    LimitsConfig,
+    MediaConfig,
+    MetricsConfig,
+    Permission,
+)
+from .options import ConfigError, example_text, parse
+from .registration import generate
+
+__all__ = [
+    "AppserviceConfig",
+    "BotConfig",
+    "ConferenceConfig",
+    "Config",
+    "ConfigError",
+    "ConfigFile",
+    "DatabaseConfig",
+    "HomeserverConfig",
+    "HttpConfig",
+    "LimitsConfig",
+    "MediaConfig",
+    "MetricsConfig",
+    "Permission",
+    "example_text",
+    "generate",
+    "parse",
+]

@@ -1,0 +1,137 @@
+"""The configuration as the program sees it: checked, complete, immutable. All times are seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class HomeserverConfig:
+    """The homeserver as the focus reaches it."""
+
+    address: str  # base URL, without a trailing slash
+    domain: str  # its server name: what stands behind the colon in user ids
+    verify_ssl: bool
+
+
+@dataclass(frozen=True, slots=True)
+class AppserviceConfig:
+    """The application service as the homeserver reaches it, and who it is."""
+
+    address: str  # base URL for the registration
+    hostname: str
+    port: int
+    id: str
+    bot_username: str  # localpart
+    bot_device: str  # device id
+    all_rooms: bool
+    as_token: str = field(repr=False)
+    hs_token: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseConfig:
+    """Where the focus keeps what a restart must not lose."""
+
+    url: str
+    migrate: bool
+
+
+@dataclass(frozen=True, slots=True)
+class MediaConfig:
+    """The UDP port of the media core."""
+
+    addresses: tuple[str, ...]  # IPv4 to bind; empty: those of the interfaces
+    port: int
+    advertise: tuple[str, ...]  # IPv4 for the candidates, behind 1:1 NAT; empty: what is bound
+    threads: int
+
+
+@dataclass(frozen=True, slots=True)
+class LimitsConfig:
+    """How many legs at a time."""
+
+    legs_per_user: int
+    legs_per_conference: int
+    legs: int
+    held_legs: int
+    held_legs_per_user: int
+
+
+@dataclass(frozen=True, slots=True)
+class ConferenceConfig:
+    """Whom the focus serves, and how long it waits."""
+
+    homeservers: tuple[str, ...]  # empty: the focus's own
+    guests: bool
+    banned: tuple[str, ...]  # user ids and server names
+    invite_wait: float
+    held_timeout: float
+    ping_interval: float
+    ping_timeout: float
+    limits: LimitsConfig
+
+
+@dataclass(frozen=True, slots=True)
+class HttpConfig:
+    """The listener for the call page, the focus's public information, health and readiness."""
+
+    hostname: str
+    port: int
+    public_url: str | None  # without a trailing slash
+    page: bool
+    page_homeserver: str | None  # the homeserver's base URL for browsers; None: found by its domain
+
+
+@dataclass(frozen=True, slots=True)
+class MetricsConfig:
+    """Where Prometheus reads the metrics."""
+
+    enabled: bool
+    hostname: str
+    port: int  # 0: on the listener of `http`
+
+
+class Permission(IntEnum):
+    """What somebody may ask of the bot; each level includes those below."""
+
+    NONE = 0
+    USE = 1
+    ADMIN = 2
+
+
+@dataclass(frozen=True, slots=True)
+class BotConfig:
+    """Who may command the bot."""
+
+    permissions: Mapping[str, Permission]  # by user id, server name, or "*"
+
+    def permission(self, user_id: str) -> Permission:
+        """What this user may do: the entry of the user, else of the user's homeserver, else of everybody."""
+        for key in (user_id, user_id.partition(":")[2], "*"):
+            if key in self.permissions:
+                return self.permissions[key]
+        return Permission.NONE
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Everything that the operator decides."""
+
+    homeserver: HomeserverConfig
+    appservice: AppserviceConfig
+    database: DatabaseConfig
+    media: MediaConfig
+    conferences: ConferenceConfig
+    http: HttpConfig
+    metrics: MetricsConfig
+    bot: BotConfig
+    logging: Mapping[str, Any]  # for logging.config.dictConfig
+
+    @property
+    def bot_user_id(self) -> str:
+        """The focus's user id."""
+        return f"@{self.appservice.bot_username}:{self.homeserver.domain}"
