@@ -1,6 +1,6 @@
 """The operator's configuration: read, checked, kept up to date on disk, and turned into a registration."""
 
-from .file import ConfigFile
+from .file import ConfigFile, write_atomically
 from .model import (
     AppserviceConfig,
     BotConfig,
@@ -15,7 +15,7 @@ from .model import (
     Permission,
 )
 from .options import ConfigError, example_text, parse
-from .registration import generate
+from .registration import generate, new_token
 
 __all__ = [
     "AppserviceConfig",
@@ -33,5 +33,7 @@ __all__ = [
     "Permission",
     "example_text",
     "generate",
+    "new_token",
     "parse",
+    "write_atomically",
 ]

@@ -134,14 +134,16 @@ class _Insertion:
 
 
 def _insertions(
-    have: Node, want: Node, path: tuple[str, ...], header: int, indent: int, example: list[str]
+    have: Node, want: Node, after: int, start: int, indent: int, example: list[str], path: tuple[str, ...] = ()
 ) -> Iterator[_Insertion]:
-    """What `want` (a mapping of the example) has and `have` lacks; `header` is the last line before the first entry."""
+    """What `want` (a mapping of the example) has and `have` lacks.
+
+    `after` is the line of the file, `start` that of the example, behind and at which the first entry goes, with
+    the comments above it; `indent` is for a mapping that has no entry to take it from.
+    """
     present = _pairs(have)
     if present:
         indent = next(iter(present.values()))[0].start_mark.column
-    after = header
-    start = 0 if not path else want.start_mark.line  # of the example's block for the next entry, comments included
     for name, (key, value) in _pairs(want).items():
         end = _last_line(key, value)
         here = (*path, name)
@@ -153,7 +155,9 @@ def _insertions(
             own_key, own_value = present[name]
             after = _last_line(own_key, own_value)
             if isinstance(value, MappingNode) and ".".join(here) not in FREE_FORM and _is_open(own_value):
-                yield from _insertions(own_value, value, here, own_key.start_mark.line, indent + 4, example)
+                yield from _insertions(
+                    own_value, value, own_key.start_mark.line, key.start_mark.line + 1, indent + 4, example, here
+                )
         start = end + 1
 
 
@@ -174,11 +178,13 @@ def _add_missing(text: str) -> str:
     if lines and not lines[-1].endswith("\n"):
         lines[-1] += newline
     expected = load_yaml(text)
-    found = list(_insertions(have, want, (), len(lines) - 1, 0, example_text().splitlines()))
-    for insertion in sorted(found, key=lambda item: item.before, reverse=True):
+    found = list(_insertions(have, want, len(lines) - 1, 0, 0, example_text().splitlines()))
+    from_the_end = sorted(enumerate(found), key=lambda item: (item[1].before, item[0]), reverse=True)
+    for _, insertion in from_the_end:
         lines[insertion.before : insertion.before] = [line + newline for line in insertion.lines]
+    example = load_yaml(example_text())
     for insertion in found:
-        _copy_default(expected, insertion.path)
+        _copy_default(expected, example, insertion.path)
     changed = "".join(lines)
     try:
         return changed if load_yaml(changed) == expected else text
@@ -186,13 +192,11 @@ def _add_missing(text: str) -> str:
         return text
 
 
-def _copy_default(data: dict[str, Any], path: tuple[str, ...]) -> None:
-    source: Any = load_yaml(example_text())
+def _copy_default(data: dict[str, Any], example: Mapping[str, Any], path: tuple[str, ...]) -> None:
     for name in path[:-1]:
-        source = source[name]
         data[name] = data.get(name) or {}
-        data = data[name]
-    data[path[-1]] = source[path[-1]]
+        data, example = data[name], example[name]
+    data[path[-1]] = example[path[-1]]
 
 
 def _replace(text: str, section: str, name: str, written: str) -> str | None:
