@@ -1,0 +1,155 @@
+"""One m-line of a session: what is agreed on it, how it is described, and what it means for the media core."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from ..core.commands import SendTrack
+from ..core.events import ReceivedTrack
+from ..core.ids import Kind, Mid
+from . import plan
+from .sdp import Codec, Direction, MediaLine, Msid, Transport
+from .sdp_profile import MID, RID
+
+SCTP_PORT = 5000
+MAX_MESSAGE_SIZE = 262_144  # bytes of one data-channel message
+MAX_LAYERS = 4  # of one simulcast track; Chromium has at most 3
+MAX_SSRCS = 4  # of one track without rids
+
+_NAMED_LAYERS = ("f", "h", "q")  # full, half, quarter: names that tell the order whatever order they are written in
+
+
+@dataclass(frozen=True, slots=True)
+class Sending:
+    """What the focus offers to send on an m-line."""
+
+    track: SendTrack
+    ssrc: int
+    rtx_ssrc: int | None
+    cname: str
+    accepted: bool = False  # the peer agreed to receive it
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """An m-line that stands for as long as the session; a refused one keeps only its place."""
+
+    mid: str
+    kind: str
+    protocol: str
+    formats: tuple[str, ...]
+    ours: bool = False  # opened by the focus
+    live: bool = True  # False: port 0
+    codecs: tuple[Codec, ...] = ()  # the main one, then its rtx
+    extensions: tuple[tuple[int, str], ...] = ()
+    rids: tuple[str, ...] = ()  # in the peer's order; they stay while it does not send
+    track: ReceivedTrack | None = None  # what the peer sends now
+    receive: plan.Receive | None = None  # set exactly when `track` is
+    sending: Sending | None = None
+
+    @property
+    def idle(self) -> bool:
+        """Can a new track be sent on it."""
+        return self.ours and self.live and self.sending is None
+
+    def plan(self) -> plan.Line | None:
+        """What the media core does on it; None: nothing."""
+        send = None
+        if self.sending is not None and self.sending.accepted:
+            rtx_pt = self.codecs[1].pt if self.sending.rtx_ssrc is not None else None
+            send = plan.Send(self.sending.ssrc, self.sending.rtx_ssrc, self.codecs[0].pt, rtx_pt, self.sending.cname)
+        if self.receive is None and send is None:
+            return None
+        return plan.Line(Mid(self.mid), Kind(self.kind), self.receive, send)
+
+
+def received(lines: Iterable[Line]) -> tuple[ReceivedTrack, ...]:
+    """Everything that the peer publishes."""
+    return tuple(line.track for line in lines if line.track is not None)
+
+
+def proposed(line: Line, remote: MediaLine) -> Line:
+    """The m-line once the peer's description of it, offer or answer, is taken."""
+    codecs = tuple(codec for codec in line.codecs if _has(remote, codec))
+    usable = len(codecs) > 0 and codecs[0] == line.codecs[0]
+    codecs = codecs if usable else line.codecs
+    sending = line.sending
+    if sending is not None:
+        rtx_ssrc = sending.rtx_ssrc if len(codecs) > 1 else None
+        sending = replace(sending, rtx_ssrc=rtx_ssrc, accepted=usable and remote.direction.receives)
+    line = replace(line, codecs=codecs, formats=tuple(str(codec.pt) for codec in codecs), sending=sending)
+    line = replace(line, rids=_layers(line, remote))
+    if not usable or not remote.direction.sends or not remote.msids:
+        return replace(line, track=None, receive=None)
+    msid = remote.msids[0]
+    rids = _highest_first(line.rids)
+    track = ReceivedTrack(Mid(line.mid), Kind(line.kind), msid.stream_id, msid.track_id, rids)
+    return replace(line, track=track, receive=plan.Receive(rids, () if rids else _ssrcs(line, remote)))
+
+
+def describe(line: Line, transport: Transport, *, offers: bool) -> MediaLine:
+    """The m-line in an own offer or answer. Only an offer names what the peer has not agreed to receive."""
+    if not line.live:
+        return MediaLine(line.kind, 0, line.protocol, line.formats, line.mid, Direction.INACTIVE)
+    if line.kind == "application":
+        return MediaLine(
+            line.kind,
+            9,
+            line.protocol,
+            line.formats,
+            line.mid,
+            transport=transport,
+            sctp_port=SCTP_PORT,
+            max_message_size=MAX_MESSAGE_SIZE,
+        )
+    sending = line.sending if line.sending is not None and (offers or line.sending.accepted) else None
+    ssrcs = tuple(ssrc for ssrc in (sending.ssrc, sending.rtx_ssrc) if ssrc is not None) if sending else ()
+    return MediaLine(
+        line.kind,
+        9,
+        line.protocol,
+        line.formats,
+        line.mid,
+        Direction.of(sends=sending is not None, receives=line.track is not None),
+        transport,
+        rtcp_mux=True,
+        codecs=line.codecs,
+        extensions=line.extensions,
+        msids=(Msid(sending.track.stream_id, sending.track.track_id),) if sending else (),
+        ssrcs=ssrcs,
+        cname=sending.cname if sending else None,
+        fid=((ssrcs[0], ssrcs[1]),) if len(ssrcs) == 2 else (),
+        receive_rids=line.rids,
+        simulcast_receive=line.rids,
+    )
+
+
+def _has(remote: MediaLine, codec: Codec) -> bool:
+    return any(
+        other.pt == codec.pt and other.name.lower() == codec.name.lower() and other.apt == codec.apt
+        for other in remote.codecs
+    )
+
+
+def _layers(line: Line, remote: MediaLine) -> tuple[str, ...]:
+    """The peer's rids; none where the extensions that tell layers apart are missing."""
+    uris = {uri for _, uri in line.extensions}
+    if line.kind != "video" or not {MID, RID} <= uris:
+        return ()
+    rids = (remote.simulcast_send or remote.send_rids)[:MAX_LAYERS]
+    return rids if rids or remote.direction.sends else line.rids
+
+
+def _highest_first(rids: tuple[str, ...]) -> tuple[str, ...]:
+    """In a=simulcast the preferred layer comes first (RFC 8853, section 5.2), but some pages begin with the smallest."""
+    if all(rid in _NAMED_LAYERS for rid in rids):
+        return tuple(sorted(rids, key=_NAMED_LAYERS.index))
+    return rids
+
+
+def _ssrcs(line: Line, remote: MediaLine) -> tuple[tuple[int, int | None], ...]:
+    repeats = dict(remote.fid)
+    others = set(repeats.values())
+    main = [ssrc for ssrc in remote.ssrcs if ssrc not in others][:MAX_SSRCS]
+    return tuple((ssrc, repeats.get(ssrc) if len(line.codecs) > 1 else None) for ssrc in main)
