@@ -1,0 +1,343 @@
+"""Room state → who may be held, full, or out of a call (docs/protocol.md, section 3)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from enum import Enum
+
+from .events import CallChanged, CallDevice, CallMemberChanged, Membership, MembershipChanged, RoomFact
+from .ids import ConfId, Device, DeviceId, EventId, RoomId, SessionId, UserId
+from .policy import Policy
+
+MAX_CALLS_PER_ROOM = 500  # further `m.call` events of a room are ignored
+INDEX_REBUILD = 10_000  # call ids indexed before the index is swept
+FREEZE_LIMIT = 2 * 3600.0  # how long expiries stay frozen while the homeserver is away
+FREEZE_GRACE = 60.0  # after it is back, or the limit is reached
+
+
+class Grade(Enum):
+    """What a leg may do in its conference."""
+
+    OUT = "out"
+    HELD = "held"
+    FULL = "full"
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A grade, and what keeps it from being higher (or, for OUT and HELD, lower than asked)."""
+
+    grade: Grade
+    cause: str = ""  # out of a fixed set: counted and logged
+    listed: bool = False  # the member event lists this device with this session
+    preferred: bool = False  # the device lists this focus as preferred
+
+    @property
+    def out(self) -> bool:
+        """Whether not even a held leg is allowed."""
+        return self.grade is Grade.OUT
+
+
+@dataclass(slots=True)
+class Freeze:
+    """Expiries stop while the homeserver is away: nobody could have renewed anything."""
+
+    lost_at: float | None = None
+    thawed_at: float | None = None  # when the last absence ended
+
+    def lost(self, now: float) -> None:
+        """The homeserver does not answer any more."""
+        if self.lost_at is None or self.thawed_at is not None:
+            self.lost_at, self.thawed_at = now, None
+
+    def back(self, now: float) -> None:
+        """The homeserver answers again."""
+        if self.lost_at is not None and self.thawed_at is None:
+            self.thawed_at = min(now, self.lost_at + FREEZE_LIMIT)
+
+    def extend(self, deadline: float) -> float:
+        """The deadline of a live leg's device, moved on if it fell into an absence or its grace."""
+        if self.lost_at is None or deadline < self.lost_at:
+            return deadline
+        end = self.lost_at + FREEZE_LIMIT if self.thawed_at is None else self.thawed_at
+        return max(deadline, end + FREEZE_GRACE)
+
+
+@dataclass(slots=True)
+class _Call:
+    terminated: bool
+    event_id: EventId
+
+
+@dataclass(slots=True)
+class _Member:
+    membership: Membership
+    event_id: EventId | None  # None: inferred from a current m.call.member
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A device in an `m.call.member` event, with its expiry on the core's clock."""
+
+    session_id: SessionId | None
+    deadline: float
+    active: tuple[Device, ...]
+    preferred: tuple[Device, ...]
+
+
+@dataclass(slots=True)
+class _CallMember:
+    event_id: EventId
+    received_ms: int
+    entries: dict[tuple[ConfId, DeviceId], Entry] = field(default_factory=dict)
+
+
+_Key = tuple[str, str]  # which state event: its type's short name and its state key
+
+
+class Room:
+    """What is known of one room's calls, members and their devices."""
+
+    def __init__(self, room_id: RoomId, own_homeserver: str, focus_user: UserId) -> None:
+        self.room_id = room_id
+        self.readable = False  # a snapshot was read: what is not known does not exist
+        self.reading = False  # a snapshot was asked for and has not come yet
+        self._own = own_homeserver
+        self._focus_user = focus_user
+        self._calls: dict[ConfId, _Call] = {}
+        self._members: dict[UserId, _Member] = {}
+        self._call_members: dict[UserId, _CallMember] = {}
+        self._joined: Counter[str] = Counter()  # joined members by homeserver, without the focus itself
+        self._own_seen = False  # a joined member of the own homeserver was known at some time
+        self._touched: set[_Key] = set()  # changed by pushes while a snapshot was on its way
+
+    # ------------------------------------------------------------ facts in
+
+    def apply(self, fact: RoomFact, now: float) -> bool:
+        """Take in a pushed event; True if it does not follow from what was known (a fork or a gap)."""
+        held = self._held_id(fact)
+        if held == fact.event_id:
+            return False
+        gap = held is not None and fact.replaces != held
+        if self.reading:
+            self._touched.add(_key(fact))
+        match fact:
+            case CallChanged():
+                self._apply_call(fact, gap)
+            case CallMemberChanged():
+                self._apply_call_member(fact, now)
+            case MembershipChanged():
+                self._apply_membership(fact)
+        return gap
+
+    def replace(self, facts: tuple[RoomFact, ...], now: float) -> bool:
+        """Take a snapshot for what was known; True if pushes overtook it, so that another one is due."""
+        overtaken = self._touched
+        old_calls, old_members, old_call_members = self._calls, self._members, self._call_members
+        self._calls, self._members, self._call_members = {}, {}, {}
+        self._joined.clear()
+        self.readable, self.reading, self._touched = True, False, set()
+        for fact in facts:
+            if _key(fact) not in overtaken:
+                self._load(fact, now, old_call_members)
+        for kind, state_key in overtaken:
+            if kind == "call" and (call := old_calls.get(ConfId(state_key))):
+                self._calls[ConfId(state_key)] = call
+            elif kind == "member" and (member := old_members.get(UserId(state_key))):
+                self._set_member(UserId(state_key), member)
+            elif kind == "call_member" and (call_member := old_call_members.get(UserId(state_key))):
+                self._call_members[UserId(state_key)] = call_member
+        return bool(overtaken)
+
+    def _load(self, fact: RoomFact, now: float, old: dict[UserId, _CallMember]) -> None:
+        match fact:
+            case CallChanged():
+                self._calls[fact.conf_id] = _Call(fact.terminated, fact.event_id)
+            case MembershipChanged():
+                self._set_member(fact.user_id, _Member(fact.membership, fact.event_id))
+            case CallMemberChanged():
+                known = old.get(fact.user_id)
+                if known is not None and known.event_id == fact.event_id:
+                    self._call_members[fact.user_id] = known  # reading it again renews nothing
+                else:
+                    self._call_members[fact.user_id] = _call_member(fact, now)
+
+    def _apply_call(self, fact: CallChanged, gap: bool) -> None:
+        held = self._calls.get(fact.conf_id)
+        if held is None and len(self._calls) >= MAX_CALLS_PER_ROOM:
+            return
+        if gap and held is not None and held.terminated:
+            return  # the stricter reading wins until a snapshot settles it
+        self._calls[fact.conf_id] = _Call(fact.terminated, fact.event_id)
+
+    def _apply_call_member(self, fact: CallMemberChanged, now: float) -> None:
+        self._call_members[fact.user_id] = _call_member(fact, now)
+        if fact.user_id not in self._members:  # pushed and current: its sender was joined
+            self._set_member(fact.user_id, _Member(Membership.JOIN, None))
+
+    def _apply_membership(self, fact: MembershipChanged) -> None:
+        held = self._members.get(fact.user_id)
+        out = held is not None and held.membership is not Membership.JOIN
+        if out and held is not None and fact.replaces != held.event_id and fact.membership is not Membership.BAN:
+            return  # a known leave or ban ends only by an event that replaces it
+        self._set_member(fact.user_id, _Member(fact.membership, fact.event_id))
+
+    def _set_member(self, user: UserId, member: _Member) -> None:
+        homeserver = user.partition(":")[2]
+        held = self._members.get(user)
+        if user != self._focus_user:
+            if held is not None and held.membership is Membership.JOIN:
+                self._joined[homeserver] -= 1
+            if member.membership is Membership.JOIN:
+                self._joined[homeserver] += 1
+                self._own_seen = self._own_seen or homeserver == self._own
+        self._members[user] = member
+
+    def _held_id(self, fact: RoomFact) -> EventId | None:
+        held: _Call | _Member | _CallMember | None
+        match fact:
+            case CallChanged():
+                held = self._calls.get(fact.conf_id)
+            case CallMemberChanged():
+                held = self._call_members.get(fact.user_id)
+            case MembershipChanged():
+                held = self._members.get(fact.user_id)
+        return None if held is None else held.event_id
+
+    # ------------------------------------------------------------ questions
+
+    def names_call(self, conf_id: ConfId) -> bool:
+        """Whether any event of this room speaks of this call."""
+        return conf_id in self._calls or any(
+            conf == conf_id for member in self._call_members.values() for conf, _ in member.entries
+        )
+
+    def confs(self) -> set[ConfId]:
+        """Every call that an event of this room speaks of."""
+        return set(self._calls) | {conf for member in self._call_members.values() for conf, _ in member.entries}
+
+    def entry(self, conf_id: ConfId, device: Device) -> Entry | None:
+        """What the member event says of a device in a call, expired or not."""
+        member = self._call_members.get(device.user_id)
+        return None if member is None else member.entries.get((conf_id, device.device_id))
+
+    def listed_at(self, conf_id: ConfId, device: Device) -> int | None:
+        """When the event that lists this device was received (ms, wall clock); None if none does."""
+        member = self._call_members.get(device.user_id)
+        if member is None or (conf_id, device.device_id) not in member.entries:
+            return None
+        return member.received_ms
+
+    def standing(
+        self,
+        conf_id: ConfId,
+        device: Device,
+        session: SessionId | None,
+        policy: Policy,
+        now: float,
+        freeze: Freeze | None = None,
+    ) -> Standing:
+        """What a device may do in a call of this room; `freeze` is given for legs that are up."""
+        refused = self._refused(conf_id, device, policy)
+        if refused is not None:
+            return Standing(Grade.OUT, refused)
+        entry = self.entry(conf_id, device)
+        if entry is None:
+            return Standing(Grade.HELD, "not_listed")
+        deadline = entry.deadline if freeze is None else freeze.extend(entry.deadline)
+        if deadline <= now:
+            return Standing(Grade.HELD, "expired")
+        preferred = policy.focus in entry.preferred
+        if entry.session_id is not None and entry.session_id != session:
+            return Standing(Grade.HELD, "other_session", preferred=preferred)
+        if policy.focus not in entry.active:
+            return Standing(Grade.HELD, "not_active", listed=True, preferred=preferred)
+        return Standing(Grade.FULL, listed=True)
+
+    def _refused(self, conf_id: ConfId, device: Device, policy: Policy) -> str | None:
+        """The first of rules 1 to 3 that does not hold."""
+        call = self._calls.get(conf_id)
+        if call is None and self.readable:
+            return "no_call"
+        if call is not None and call.terminated:
+            return "terminated"
+        member = self._members.get(device.user_id)
+        if member is None or member.membership is not Membership.JOIN:
+            return "not_joined"
+        homeserver = device.homeserver
+        if device.user_id in policy.banned or homeserver in policy.banned:
+            return "banned"
+        if not policy.guests and homeserver not in policy.permitted:
+            return "guest"
+        own_here = self._joined[self._own] > 0 or not (self._own_seen or self.readable)
+        if not own_here:
+            return "homeserver_left"
+        permitted = policy.permitted
+        if (own_here and self._own in permitted) or any(self._joined[server] > 0 for server in permitted):
+            return None
+        return "not_permitted"
+
+
+class Rooms:
+    """The rooms in which calls were seen, and where each call id stands."""
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+        self._rooms: dict[RoomId, Room] = {}
+        self._by_conf: dict[ConfId, set[RoomId]] = {}
+        self._index_limit = INDEX_REBUILD  # calls come and go: what is named no more is swept out now and then
+        self.freeze = Freeze()
+
+    def __len__(self) -> int:
+        return len(self._rooms)
+
+    def get(self, room_id: RoomId) -> Room | None:
+        """The room, if anything of it concerns calls."""
+        return self._rooms.get(room_id)
+
+    def open(self, room_id: RoomId) -> Room:
+        """The room, tracked from now on."""
+        room = self._rooms.get(room_id)
+        if room is None:
+            focus = self._policy.focus
+            room = self._rooms[room_id] = Room(room_id, focus.homeserver, focus.user_id)
+        return room
+
+    def index(self, room: Room, confs: set[ConfId]) -> None:
+        """Remember that these calls were named in this room."""
+        for conf in confs:
+            self._by_conf.setdefault(conf, set()).add(room.room_id)
+        if len(self._by_conf) > self._index_limit:
+            self._by_conf = {}
+            for known in self._rooms.values():
+                for conf in known.confs():
+                    self._by_conf.setdefault(conf, set()).add(known.room_id)
+            self._index_limit = max(INDEX_REBUILD, 2 * len(self._by_conf))
+
+    def of_call(self, conf_id: ConfId) -> list[Room]:
+        """The rooms that name this call."""
+        rooms = (self._rooms[room_id] for room_id in self._by_conf.get(conf_id, ()))
+        return [room for room in rooms if room.names_call(conf_id)]
+
+
+def _call_member(fact: CallMemberChanged, now: float) -> _CallMember:
+    return _CallMember(
+        fact.event_id,
+        fact.received_ms,
+        {(device.conf_id, device.device_id): _entry(device, now) for device in fact.devices},
+    )
+
+
+def _entry(device: CallDevice, now: float) -> Entry:
+    return Entry(device.session_id, now + device.lasts, device.active, device.preferred)
+
+
+def _key(fact: RoomFact) -> _Key:
+    match fact:
+        case CallChanged():
+            return ("call", fact.conf_id)
+        case CallMemberChanged():
+            return ("call_member", fact.user_id)
+        case MembershipChanged():
+            return ("member", fact.user_id)

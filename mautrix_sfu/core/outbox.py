@@ -1,0 +1,38 @@
+"""Where the parts of the core put what they ask for, in order, until `Focus.handle` returns it."""
+
+from __future__ import annotations
+
+from .commands import Command, Count, Counter, Level, Log
+from .ids import ConferenceKey, Device, LegId
+
+
+class Outbox:
+    """An ordered list of commands that is emptied by taking it."""
+
+    def __init__(self) -> None:
+        self._commands: list[Command] = []
+
+    def put(self, command: Command) -> None:
+        """Ask for one thing more."""
+        self._commands.append(command)
+
+    def count(self, counter: Counter, cause: str) -> None:
+        """Ask for one more in a counter."""
+        self._commands.append(Count(counter, cause))
+
+    def log(
+        self,
+        level: Level,
+        message: str,
+        *,
+        leg: LegId | None = None,
+        conference: ConferenceKey | None = None,
+        peer: Device | None = None,
+    ) -> None:
+        """Ask for a line in the log."""
+        self._commands.append(Log(level, message, leg, conference, peer))
+
+    def take(self) -> list[Command]:
+        """Everything asked for since the last take."""
+        commands, self._commands = self._commands, []
+        return commands

@@ -1,0 +1,116 @@
+"""What one leg wants to receive, apart from what it was granted; offers follow from the difference."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from .commands import SendTrack
+from .events import Wanted
+from .ids import Mid, Slot, StreamId, TrackId, TrackKey
+from .names import Names
+from .tracks import PublishedTrack
+
+MAX_UNFULFILLED = 200  # subscriptions of a leg to what does not exist (yet)
+
+Pair = tuple[StreamId, TrackId]
+
+
+@dataclass(slots=True)
+class Grant:
+    """One track that is sent, or will be once the peer has agreed to its m-line."""
+
+    slot: Slot
+    track: PublishedTrack
+    mid: Mid | None = None  # None: not agreed yet
+
+
+class Subscriptions:
+    """Desired: what the peer asked for, by the ids it was shown. Granted: what exists and may be sent."""
+
+    def __init__(self, names: Names) -> None:
+        self._names = names
+        self._desired: dict[Pair, Wanted] = {}
+        self._next_slot = 0
+        self.granted: dict[TrackKey, Grant] = {}
+
+    def subscribe(self, wanted: Wanted) -> bool:
+        """Ask for a track, or for another size of it; False if the oldest one unfulfilled was dropped for it."""
+        pair = (wanted.stream_id, wanted.track_id)
+        room = pair in self._desired or len(self._desired) - len(self.granted) < MAX_UNFULFILLED
+        if not room:
+            oldest = next((p for p in self._desired if self._names.resolve(*p) not in self.granted), None)
+            if oldest is not None:
+                del self._desired[oldest]
+        self._desired[pair] = wanted
+        return room
+
+    def unsubscribe(self, wanted: Wanted) -> None:
+        """Ask for a track no more, under whichever of its streams' ids it was asked for."""
+        pair = (wanted.stream_id, wanted.track_id)
+        key = self._names.resolve(*pair)
+        self._desired.pop(pair, None)
+        if key is not None:
+            for other in [p for p in self._desired if self._names.resolve(*p) == key]:
+                del self._desired[other]
+
+    def forget(self, key: TrackKey) -> None:
+        """The peer refused this track's m-line: it has to ask again."""
+        for pair in [p for p in self._desired if self._names.resolve(*p) == key]:
+            del self._desired[pair]
+        self.granted.pop(key, None)
+
+    def sizes(self) -> dict[TrackKey, tuple[int | None, int | None]]:
+        """The size asked for last of every track that could be told."""
+        found: dict[TrackKey, tuple[int | None, int | None]] = {}
+        for pair, wanted in self._desired.items():
+            key = self._names.resolve(*pair)
+            if key is not None:
+                found[key] = (wanted.width, wanted.height)
+        return found
+
+    def grant(self, visible: Mapping[TrackKey, PublishedTrack]) -> tuple[list[Grant], list[Grant]]:
+        """Bring what is granted in line with what is desired and visible.
+
+        Returns what is not sent any more, and what goes on from another m-line or leg than before.
+        """
+        wanted = self.sizes().keys() & visible.keys()
+        ended = [self.granted.pop(key) for key in [k for k in self.granted if k not in wanted]]
+        moved: list[Grant] = []
+        for key in sorted(wanted):
+            track = visible[key]
+            grant = self.granted.get(key)
+            if grant is None:
+                self.granted[key] = Grant(self._slot(), track)
+            elif grant.track != track:
+                moves = (grant.track.leg, grant.track.mid) != (track.leg, track.mid)
+                grant.track = track
+                if moves:
+                    moved.append(grant)
+        return ended, moved
+
+    def revoke(self) -> list[Grant]:
+        """Send nothing any more; what is desired is kept."""
+        ended = list(self.granted.values())
+        self.granted = {}
+        return ended
+
+    def sends(self) -> tuple[SendTrack, ...]:
+        """What an offer made now should send, under the ids that the peer is shown."""
+        return tuple(
+            SendTrack(
+                grant.slot,
+                self._names.stream(key.owner, grant.track.stream_id),
+                self._names.track(key, grant.track.stream_id),
+                grant.track.kind,
+            )
+            for key, grant in self.granted.items()
+        )
+
+    def by_slot(self) -> dict[Slot, Grant]:
+        """The grants by their slot."""
+        return {grant.slot: grant for grant in self.granted.values()}
+
+    def _slot(self) -> Slot:
+        self._next_slot += 1
+        return Slot(self._next_slot)

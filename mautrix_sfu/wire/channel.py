@@ -1,0 +1,118 @@
+"""Data-channel messages: JSON text ↔ the core's events and commands (docs/protocol.md, section 4)."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, assert_never
+
+from ..core.commands import Advertised, ChannelError, ChannelPing, ChannelPong, ChannelSpeaker
+from ..core.events import (
+    BadMessage,
+    ChannelMessage,
+    ChannelNegotiate,
+    ConnectToFocus,
+    MetadataChanged,
+    Ping,
+    Pong,
+    TrackSubscription,
+    Wanted,
+)
+from ..core.ids import Device, DeviceId, LegId, StreamId, TrackId, UserId
+from .fields import Json, MalformedError, items, metadata, obj, pixels, text
+from .to_device import description_of, metadata_json, metadata_of
+
+MAX_MESSAGE = 262144  # bytes: what WebRTC implementations send in one message (a=max-message-size)
+MAX_CHANNEL_SDP = 250_000  # characters
+MAX_SUBSCRIPTIONS = 1000  # entries of one message
+ERROR_TYPE = "org.matrix.msc3898.error"
+SPEAKER_TYPE = "org.matrix.msc3898.active_speaker"
+
+
+def decode(leg: LegId, message: str) -> ChannelMessage:
+    """A text message; what cannot be understood becomes a BadMessage."""
+    event_type: str | None = None
+    try:
+        if len(message) > MAX_MESSAGE:
+            raise MalformedError("too_large", f"message is longer than {MAX_MESSAGE}")
+        try:
+            value = json.loads(message)
+        except (ValueError, RecursionError):
+            raise MalformedError("not_json", "message is not JSON") from None
+        if not isinstance(value, dict):
+            raise MalformedError("not_json", "message is not a JSON object")
+        event_type = text(value, "type")
+        content = value.get("content")
+        return _decode(leg, event_type, content if isinstance(content, dict) else {})
+    except MalformedError as error:
+        return BadMessage(leg, error.code, str(error), event_type)
+
+
+def _decode(leg: LegId, event_type: str, content: Json) -> ChannelMessage:
+    match event_type:
+        case "m.call.negotiate":
+            kind, sdp = description_of(obj(content, "description"), MAX_CHANNEL_SDP)
+            return ChannelNegotiate(leg, kind, sdp, metadata_of(content))
+        case "m.call.sdp_stream_metadata_changed":
+            found = metadata_of(content)
+            return MetadataChanged(leg, metadata(None) if found is None else found)
+        case "m.call.track_subscription":
+            return TrackSubscription(
+                leg,
+                _wanted(content, "subscribe") + _wanted(content, "start"),
+                _wanted(content, "unsubscribe") + _wanted(content, "stop"),
+            )
+        case "m.call.ping":
+            return Ping(leg)
+        case "m.call.pong":
+            return Pong(leg)
+        case "m.call.connect_to_focus":
+            focus = obj(content, "focus")
+            return ConnectToFocus(leg, Device(UserId(text(focus, "user_id")), DeviceId(text(focus, "device_id"))))
+        case _:
+            raise MalformedError("unknown_type", "unknown message type")
+
+
+def _wanted(content: Json, key: str) -> tuple[Wanted, ...]:
+    return tuple(
+        Wanted(
+            StreamId(text(item, "stream_id")),
+            TrackId(text(item, "track_id")),
+            pixels(item, "width"),
+            pixels(item, "height"),
+        )
+        for item in items(content, key, MAX_SUBSCRIPTIONS)
+    )
+
+
+def encode(command: ChannelPing | ChannelPong | ChannelSpeaker | ChannelError) -> str:
+    """The text of a message that is complete in its command."""
+    match command:
+        case ChannelPing():
+            return _message("m.call.ping", {})
+        case ChannelPong():
+            return _message("m.call.pong", {})
+        case ChannelSpeaker(stream_id=stream_id, speaker=speaker):
+            return _message(
+                SPEAKER_TYPE, {"stream_id": stream_id, "user_id": speaker.user_id, "device_id": speaker.device_id}
+            )
+        case ChannelError(code=code, message=message, in_reply_to=in_reply_to):
+            return _message(ERROR_TYPE, {"code": code, "message": message, "in_reply_to": in_reply_to})
+        case _:
+            assert_never(command)
+
+
+def encode_description(kind: str, sdp: str, advertised: Advertised) -> str:
+    """`m.call.negotiate`."""
+    return _message(
+        "m.call.negotiate",
+        {"description": {"type": kind, "sdp": sdp}, "sdp_stream_metadata": metadata_json(advertised)},
+    )
+
+
+def encode_metadata(advertised: Advertised) -> str:
+    """`m.call.sdp_stream_metadata_changed`."""
+    return _message("m.call.sdp_stream_metadata_changed", {"sdp_stream_metadata": metadata_json(advertised)})
+
+
+def _message(event_type: str, content: dict[str, Any]) -> str:
+    return json.dumps({"type": event_type, "content": content}, separators=(",", ":"), ensure_ascii=False)

@@ -1,0 +1,122 @@
+"""Reading untrusted JSON: each reader checks type and size, and says what is wrong in words fit for the sender."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..core.events import Metadata, StreamMetadata, TrackMetadata
+from ..core.ids import Kind, StreamId, TrackId
+
+MAX_ID = 255  # characters of any id (the length of a Matrix identifier)
+MAX_STREAMS = 64  # in one message's metadata
+MAX_TRACKS = 16  # in one stream's metadata
+MAX_PIXELS = 16384  # of a width or height
+PURPOSES = ("m.usermedia", "m.screenshare")
+
+Json = Mapping[str, Any]
+
+
+class MalformedError(ValueError):
+    """A message that cannot be used. `code` is out of a fixed set; the text may be shown to its sender."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def obj(content: Json, key: str) -> Json:
+    """A required object."""
+    value = content.get(key)
+    if not isinstance(value, dict):
+        raise MalformedError("missing_field", f"{key} is not an object")
+    return value
+
+
+def text(content: Json, key: str, limit: int = MAX_ID) -> str:
+    """A required, non-empty string of at most `limit` characters."""
+    value = content.get(key)
+    if not isinstance(value, str) or not value:
+        raise MalformedError("missing_field", f"{key} is missing")
+    if len(value) > limit:
+        raise MalformedError("too_large", f"{key} is longer than {limit}")
+    return value
+
+
+def optional_text(content: Json, key: str, limit: int = MAX_ID) -> str | None:
+    """A string, or None where it is missing or of another type."""
+    value = content.get(key)
+    if not isinstance(value, str) or not value:
+        return None
+    if len(value) > limit:
+        raise MalformedError("too_large", f"{key} is longer than {limit}")
+    return value
+
+
+def whole(content: Json, key: str) -> int | None:
+    """A whole number that is not negative, or None."""
+    value = content.get(key)
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**53:
+        return None
+    return value
+
+
+def pixels(content: Json, key: str) -> int | None:
+    """A width or height that makes sense, or None; clients also send fractions and zero."""
+    value = content.get(key)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= MAX_PIXELS:
+        return None
+    return max(1, round(value))
+
+
+def items(content: Json, key: str, limit: int) -> list[Json]:
+    """A list of objects of at most `limit` entries; missing counts as empty."""
+    value = content.get(key)
+    if value is None:
+        return []
+    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+        raise MalformedError("missing_field", f"{key} is not a list of objects")
+    if len(value) > limit:
+        raise MalformedError("too_large", f"{key} has more than {limit} entries")
+    return value
+
+
+def metadata(value: object) -> Metadata:
+    """Stream metadata (MSC3077, MSC3291, MSC3898)."""
+    if not isinstance(value, dict):
+        raise MalformedError("missing_field", "sdp_stream_metadata is not an object")
+    if len(value) > MAX_STREAMS:
+        raise MalformedError("too_large", f"sdp_stream_metadata has more than {MAX_STREAMS} streams")
+    return {StreamId(_id(key)): _stream(stream) for key, stream in value.items()}
+
+
+def _stream(value: object) -> StreamMetadata:
+    if not isinstance(value, dict):
+        raise MalformedError("missing_field", "a stream's metadata is not an object")
+    purpose = value.get("purpose")
+    tracks = value.get("tracks", {})
+    if not isinstance(tracks, dict):
+        raise MalformedError("missing_field", "tracks is not an object")
+    if len(tracks) > MAX_TRACKS:
+        raise MalformedError("too_large", f"a stream has more than {MAX_TRACKS} tracks")
+    return StreamMetadata(
+        purpose if purpose in PURPOSES else PURPOSES[0],
+        value.get("audio_muted") is True,
+        value.get("video_muted") is True,
+        {TrackId(_id(key)): _track(track) for key, track in tracks.items()},
+    )
+
+
+def _track(value: object) -> TrackMetadata:
+    if not isinstance(value, dict):
+        return TrackMetadata()
+    kind = value.get("kind")
+    return TrackMetadata(
+        Kind(kind) if kind in ("audio", "video") else None, pixels(value, "width"), pixels(value, "height")
+    )
+
+
+def _id(value: object) -> str:
+    if not isinstance(value, str) or not value or len(value) > MAX_ID:
+        raise MalformedError("too_large", f"an id is empty or longer than {MAX_ID}")
+    return value

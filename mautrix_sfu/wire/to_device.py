@@ -1,0 +1,158 @@
+"""To-device signalling events: JSON ↔ the core's events and commands (docs/protocol.md, section 2)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, assert_never
+
+from ..core.commands import Address, Advertised, SendAnswer, SendHangup, SendNegotiate, SendReject
+from ..core.events import DeviceNegotiate, Envelope, Hangup, Invite, Metadata, Noted, ToDevice
+from ..core.ids import CallId, ConfId, Device, DeviceId, RoomId, SessionId, UserId
+from .fields import Json, MalformedError, items, metadata, obj, optional_text, text, whole
+
+MAX_EVENT = 65536  # bytes of canonical JSON that a homeserver takes
+MAX_SDP = 60_000  # characters of an SDP that came to-device
+MAX_ANSWER_EVENT = 48 * 1024  # bytes; a larger answer goes without its metadata, which follows on the data channel
+MAX_CANDIDATES = 100  # in one message
+MAX_LIFETIME = 120.0  # seconds
+METADATA_KEYS = ("org.matrix.msc3077.sdp_stream_metadata", "sdp_stream_metadata")
+ROOM_KEY = "org.matrix.msc3898.room_id"
+NOTED = ("m.call.candidates", "m.call.select_answer", "m.call.answer")
+TYPES = frozenset(("m.call.invite", "m.call.hangup", "m.call.reject", "m.call.negotiate", *NOTED))
+REASONS = frozenset(
+    (
+        "user_hangup",
+        "invite_timeout",
+        "ice_failed",
+        "ice_timeout",
+        "new_session",
+        "replaced",
+        "signalling_timeout",
+        "user_busy",
+        "answered_elsewhere",
+        "keep_alive_timeout",
+        "set_remote_description",
+        "unknown_error",
+    )
+)
+
+
+def decode(sender: str, event_type: str, content: Json) -> ToDevice:
+    """A to-device event of one of `TYPES`; raises MalformedError."""
+    envelope = _envelope(sender, content)
+    match event_type:
+        case "m.call.invite":
+            sdp = _description(content, "offer", "offer")
+            lifetime = whole(content, "lifetime")
+            seconds = MAX_LIFETIME if lifetime is None else min(lifetime / 1000, MAX_LIFETIME)
+            return Invite(envelope, sdp, seconds, metadata_of(content) or {})
+        case "m.call.hangup" | "m.call.reject":
+            reason = content.get("reason")
+            return Hangup(envelope, reason if isinstance(reason, str) and reason in REASONS else "unknown_error")
+        case "m.call.negotiate":
+            description = obj(content, "description")
+            return DeviceNegotiate(envelope, *description_of(description, MAX_SDP), metadata_of(content))
+        case "m.call.candidates":
+            items(content, "candidates", MAX_CANDIDATES)
+            return Noted(envelope, event_type)
+        case "m.call.select_answer" | "m.call.answer":
+            return Noted(envelope, event_type)
+        case _:
+            raise MalformedError("unknown_type", "unknown event type")
+
+
+def description_of(description: Json, limit: int) -> tuple[str, str]:
+    """(type, SDP) of a session description."""
+    kind = description.get("type")
+    if kind not in ("offer", "answer"):
+        raise MalformedError("missing_field", "description.type is neither offer nor answer")
+    return kind, text(description, "sdp", limit)
+
+
+def metadata_of(content: Json) -> Metadata | None:
+    """The stream metadata under either of its names; None where there is none."""
+    for key in METADATA_KEYS:
+        if content.get(key) is not None:
+            return metadata(content[key])
+    return None
+
+
+def metadata_json(advertised: Advertised) -> dict[str, Any]:
+    """Stream metadata as it is sent, with user and device stamped."""
+    return {
+        stream_id: {
+            "purpose": stream.purpose,
+            "user_id": stream.owner.user_id,
+            "device_id": stream.owner.device_id,
+            "audio_muted": stream.audio_muted,
+            "video_muted": stream.video_muted,
+            "tracks": {
+                track_id: {"kind": track.kind.value}
+                | ({"width": track.width} if track.width else {})
+                | ({"height": track.height} if track.height else {})
+                for track_id, track in stream.tracks.items()
+            },
+        }
+        for stream_id, stream in advertised.items()
+    }
+
+
+def encode(command: SendAnswer | SendReject | SendHangup | SendNegotiate, focus: Device) -> tuple[str, dict[str, Any]]:
+    """(event type, content) of a command of the core."""
+    content = _fields(command.address, focus)
+    match command:
+        case SendAnswer():
+            content["answer"] = {"type": "answer", "sdp": command.sdp}
+            content["capabilities"] = {"m.call.transferee": False, "m.call.dtmf": False}
+            with_metadata = content | {METADATA_KEYS[0]: metadata_json(command.metadata)}
+            fits = len(json.dumps(with_metadata, ensure_ascii=False).encode()) <= MAX_ANSWER_EVENT
+            return "m.call.answer", with_metadata if fits else content
+        case SendReject():
+            return "m.call.reject", content | {"reason": command.reason}
+        case SendHangup():
+            return "m.call.hangup", content | {"reason": command.reason}
+        case SendNegotiate():
+            content["description"] = {"type": "answer", "sdp": command.sdp}
+            return "m.call.negotiate", content | {METADATA_KEYS[0]: metadata_json(command.metadata)}
+        case _:
+            assert_never(command)
+
+
+def _fields(address: Address, focus: Device) -> dict[str, Any]:
+    fields: Mapping[str, Any] = {
+        "call_id": address.call_id,
+        "conf_id": address.conf_id,
+        ROOM_KEY: address.room_id,
+        "version": "1",
+        "party_id": focus.device_id,
+        "device_id": focus.device_id,
+        "sender_session_id": address.local_session,
+        "dest_session_id": address.remote_session,
+        "seq": address.seq,
+    }
+    return {key: value for key, value in fields.items() if value is not None}
+
+
+def _envelope(sender: str, content: Json) -> Envelope:
+    device = optional_text(content, "device_id") or text(content, "party_id")
+    room_id = optional_text(content, ROOM_KEY)
+    session = optional_text(content, "sender_session_id")
+    dest = optional_text(content, "dest_session_id")
+    return Envelope(
+        Device(UserId(sender), DeviceId(device)),
+        CallId(text(content, "call_id")),
+        ConfId(text(content, "conf_id")),
+        RoomId(room_id) if room_id is not None else None,
+        SessionId(session) if session is not None else None,
+        SessionId(dest) if dest is not None else None,
+        whole(content, "seq"),
+        optional_text(content, "org.matrix.msgid"),
+    )
+
+
+def _description(content: Json, key: str, expected: str) -> str:
+    kind, sdp = description_of(obj(content, key), MAX_SDP)
+    if kind != expected:
+        raise MalformedError("missing_field", f"{key}.type is not {expected}")
+    return sdp
