@@ -1,0 +1,154 @@
+"""The Matrix edge as a whole: built from its parts, started and stopped in order."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Coroutine
+from typing import Any
+
+from ..core.ids import Device, RoomId
+from .bot_room import BotRooms
+from .health import Health
+from .homeserver import Homeserver, RefusedError, UnavailableError
+from .interface import Counted, MatrixSettings, MatrixSink, RawEvent
+from .introduction import introduce, make_device, refusal, warn_if_too_old
+from .outgoing import Outgoing
+from .ping import Pinger
+from .snapshots import Snapshots
+from .to_device import Inbox
+from .transactions import CALL_TYPES, Interest, Listener, always
+
+log = logging.getLogger(__name__)
+
+LAST_WORDS = 2.0  # seconds for what is still to be sent when stopping
+
+
+class Matrix:
+    """The focus's side of its homeserver.
+
+    Room events come by transactions, to-device messages by `/sync`; both are handed to the sink in order, on the event
+    loop. What goes out is queued and never blocks.
+    """
+
+    def __init__(self, settings: MatrixSettings, sink: MatrixSink, position: str | None) -> None:
+        """`position` is what the sink's `on_to_device` was last given, None at the first start."""
+        self._settings = settings
+        self._sink = sink
+        self._position = position
+        self._tasks: list[asyncio.Task[None]] = []
+        self._homeserver: Homeserver | None = None
+
+    async def start(self) -> None:
+        """Listen, register, and begin to read. Raises FatalError with one line if that cannot be."""
+        settings, count = self._settings, self._settings.count
+        self._homeserver = homeserver = Homeserver(
+            settings.homeserver_url, settings.as_token, settings.focus, settings.verify_ssl
+        )
+        self._health = Health(self._sink.on_homeserver)
+        self._snapshots = Snapshots(homeserver, self._sink.on_snapshot, count)
+        self._outgoing = Outgoing(homeserver, count)
+        self._bot = BotRooms(
+            homeserver, settings.may_invite, settings.may_command, self._sink.on_bot_event, self._snapshots.permitted
+        )
+        interests: dict[str, Interest] = dict.fromkeys((*CALL_TYPES, "m.room.member", "m.room.redaction"), always)
+        interests |= {"m.room.message": self._bot.concerns, "m.room.encrypted": self._bot.concerns}
+        self._listener = Listener(settings.hs_token, interests, self._handle, count, settings.focus.homeserver)
+        self._pinger = Pinger(homeserver, settings.appservice_id, self._listener, self._sink.on_caught_up)
+        self._inbox = Inbox(homeserver, self._health, self._sink.on_to_device, self._make_device, count, self._position)
+        self._listener.on_lag = self._health.pushed
+        self._listener.on_room_for_more = self._pinger.want
+        self._inbox.on_back = self._pinger.want
+        try:
+            await self._listener.start(settings.listen_host, settings.listen_port)
+            await introduce(homeserver, settings.start_timeout)
+            await warn_if_too_old(homeserver)
+            await self._load_rooms()
+        except BaseException:
+            await self.stop()
+            raise
+        self._pinger.want()
+        for name, work in (
+            ("transactions", self._listener.work()),
+            ("to-device", self._inbox.work()),
+            ("ping", self._pinger.work()),
+            ("snapshots", self._snapshots.work()),
+            ("bot", self._bot.work()),
+        ):
+            self._tasks.append(asyncio.get_running_loop().create_task(self._supervise(name, work), name=name))
+
+    async def stop(self) -> None:
+        """Send what still waits, for two seconds at most, and end everything."""
+        if self._homeserver is None:
+            return
+        await self._outgoing.stop(LAST_WORDS if self._tasks else 0.0)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks.clear()
+        self._health.close()
+        await self._listener.stop()
+        await self._homeserver.close()
+        self._homeserver = None
+
+    # ------------------------------------------------------------ what the runtime asks for
+
+    def send_to_device(
+        self, to: Device, event_type: str, content: dict[str, Any], after: Awaitable[None] | None = None
+    ) -> None:
+        """Queue a to-device message; it goes out after those to the same user, and when `after` is done."""
+        self._outgoing.send(to, event_type, content, after)
+
+    def request_snapshot(self, room_id: RoomId) -> None:
+        """Ask for a room's state; the sink's `on_snapshot` answers, with None where it is not permitted."""
+        self._snapshots.request(room_id)
+
+    async def send_message(self, room_id: str, body: str, html: str | None = None) -> None:
+        """Queue a notice of the bot to a room."""
+        self._bot.send_message(room_id, body, html)
+
+    async def join_room(self, room_id: str) -> None:
+        """Queue the bot's joining of a room."""
+        self._bot.join(room_id)
+
+    async def leave_room(self, room_id: str) -> None:
+        """Queue the bot's leaving of a room."""
+        self._bot.leave(room_id)
+
+    # ------------------------------------------------------------ what comes in
+
+    def _handle(self, event: RawEvent) -> None:
+        kind, room_id = event["type"], event["room_id"]
+        if kind in ("m.room.message", "m.room.encrypted"):
+            self._bot.handle(event)
+            return
+        if kind == "m.room.member" and event.get("state_key") == self._settings.focus.user_id:
+            self._bot.handle(event)
+        if kind in ("m.room.member", "m.room.redaction") and not self._sink.wants_room(room_id):
+            return
+        self._snapshots.changed(room_id)
+        self._settings.count(Counted.EVENTS, 1)
+        self._sink.on_room_event(event)
+
+    # ------------------------------------------------------------ parts
+
+    async def _load_rooms(self) -> None:
+        try:
+            await self._bot.load()
+        except (RefusedError, UnavailableError) as error:
+            log.warning("The bot's rooms could not be read; it hears no commands in them: %s", error)
+
+    async def _make_device(self) -> None:
+        assert self._homeserver is not None
+        await make_device(self._homeserver)
+
+    async def _supervise(self, name: str, work: Coroutine[Any, Any, None]) -> None:
+        """Run a part that should never end; if it does, nothing goes on as if it had not."""
+        try:
+            await work
+        except RefusedError as error:
+            assert self._homeserver is not None
+            self._sink.on_fatal(refusal(self._homeserver, error))
+        except Exception as error:
+            log.exception("The part of the Matrix edge that does %s failed", name)
+            self._sink.on_fatal(f"a fault in the Matrix edge ({name}: {type(error).__name__}); the log has its trace")

@@ -1,0 +1,149 @@
+"""Requests to the homeserver as the focus's own user and device, with two kinds of failure: refused, and try again."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from enum import Enum
+from typing import Any, cast
+
+import aiohttp
+from mautrix.api import HTTPAPI, Method
+from mautrix.errors import MatrixError, MatrixRequestError
+from mautrix.types import UserID
+from mautrix.util.logging import TraceLogger
+
+from ..core.ids import Device
+
+REQUEST_TIMEOUT = 30.0  # seconds
+BACKOFF_FIRST = 0.5  # seconds; doubled each time
+BACKOFF_CEILING = 30.0
+
+# Refusals of the registration or its token as a whole: nothing that is tried again will work.
+_TOKEN_ERRORS = frozenset(("M_UNKNOWN_TOKEN", "M_MISSING_TOKEN"))
+
+
+class As(Enum):
+    """In whose name a request is made."""
+
+    SERVICE = "service"
+    USER = "user"
+    DEVICE = "device"
+
+
+class RefusedError(Exception):
+    """The homeserver answered, and the answer is no (4xx)."""
+
+    def __init__(self, status: int, errcode: str, message: str) -> None:
+        super().__init__(f"{status} {errcode}: {message}")
+        self.status = status
+        self.errcode = errcode
+
+    @property
+    def is_token(self) -> bool:
+        """Whether the token itself was refused."""
+        return self.errcode in _TOKEN_ERRORS
+
+
+class UnavailableError(Exception):
+    """No answer, or one that says to try again (5xx, 429)."""
+
+    def __init__(self, message: str, errcode: str = "") -> None:
+        super().__init__(message)
+        self.errcode = errcode
+
+
+class NotMatrixError(UnavailableError):
+    """A 4xx that no homeserver gave: a proxy's, while the homeserver is away or because it hides this path."""
+
+
+class Backoff:
+    """Growing pauses with jitter, so that many waiters do not come back at once."""
+
+    def __init__(self, first: float = BACKOFF_FIRST, ceiling: float = BACKOFF_CEILING) -> None:
+        self._first = first
+        self._ceiling = ceiling
+        self._next = first
+
+    async def pause(self) -> None:
+        """Wait, longer each time."""
+        pause = self._next * random.uniform(0.75, 1.25)  # noqa: S311 (no secret)
+        self._next = min(self._next * 2, self._ceiling)
+        await asyncio.sleep(pause)
+
+    def reset(self) -> None:
+        """Start again with the first pause."""
+        self._next = self._first
+
+
+class Homeserver:
+    """The client-server API over mautrix's HTTPAPI. Tokens stand in headers only, bodies never in the log."""
+
+    def __init__(self, base_url: str, as_token: str, focus: Device, verify_ssl: bool = True) -> None:
+        self.url = base_url
+        self.focus = focus
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=100, ssl=verify_ssl), cookie_jar=aiohttp.DummyCookieJar()
+        )
+        http_log = cast("TraceLogger", logging.getLogger(f"{__name__}.http"))
+        self._as_service = HTTPAPI(base_url, as_token, client_session=self._session, log=http_log)
+        self._as_device = HTTPAPI(
+            base_url,
+            as_token,
+            client_session=self._session,
+            log=http_log,
+            as_user_id=UserID(focus.user_id),
+            as_device_id=UserID(focus.device_id),
+        )
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._session.close()
+
+    async def request(
+        self,
+        method: Method,
+        path: str,
+        content: dict[str, Any] | None = None,
+        query: dict[str, str] | None = None,
+        *,
+        who: As = As.DEVICE,
+        limit: float = REQUEST_TIMEOUT,
+    ) -> dict[str, Any]:
+        """Make one request and return the JSON object that answers it.
+
+        `path` is already quoted. Who asks: the focus's device (user_id and device_id in the
+        query), the focus's user (an unknown device is an error), or the application service itself.
+        A list that answers is returned as `{"state": list}`. Raises RefusedError or UnavailableError.
+        """
+        query = dict(query or {})
+        if who is As.USER:
+            query["user_id"] = self.focus.user_id
+        api = self._as_device if who is As.DEVICE else self._as_service
+        try:
+            async with asyncio.timeout(limit):
+                answer: Any = await api.request(
+                    method, path, content, query_params=query, sensitive=method is not Method.GET
+                )
+        except MatrixRequestError as error:
+            raise _classify(error) from None
+        except (MatrixError, aiohttp.ClientError, OSError, TimeoutError) as error:
+            raise UnavailableError(str(error) or type(error).__name__) from None
+        except (ValueError, TypeError, AttributeError) as error:  # no JSON, or none of the kind that mautrix reads
+            raise UnavailableError(f"not a homeserver's answer ({type(error).__name__})") from None
+        if isinstance(answer, list):  # GET …/state
+            return {"state": answer}
+        if not isinstance(answer, dict):
+            raise UnavailableError("not a homeserver's answer")
+        return answer
+
+
+def _classify(error: MatrixRequestError) -> RefusedError | UnavailableError:
+    errcode = error.errcode if isinstance(error.errcode, str) else ""
+    message = str(error.message or "")[:300]
+    if error.http_status >= 500 or error.http_status in (408, 429):
+        return UnavailableError(f"HTTP {error.http_status} {errcode} {message}".strip(), errcode)
+    if not errcode:  # a proxy's 404 or 403, not the homeserver's
+        return NotMatrixError(f"HTTP {error.http_status} without a Matrix error code")
+    return RefusedError(error.http_status, errcode, message)

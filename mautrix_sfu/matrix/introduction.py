@@ -1,0 +1,113 @@
+"""What the focus says to the homeserver at its start: its user, its device, and whether both are as they should be."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+
+from mautrix.api import Method, Path
+
+from ..errors import ExitCode, FatalError
+from .homeserver import As, Backoff, Homeserver, RefusedError, UnavailableError
+
+log = logging.getLogger(__name__)
+
+TELL_EVERY = 4  # failed tries
+MARKS_SOFT_FAILED = (1, 135)  # the first Synapse that marks soft-failed events for application services
+TOO_OLD = (
+    "This homeserver (%s) does not say which pushed events are soft-failed: somebody who was removed from a room can "
+    "appear to be in it again, unless the focus may read room states. Synapse 1.135 or newer does."
+)
+
+
+async def introduce(homeserver: Homeserver, timeout: float) -> None:  # noqa: ASYNC109 (it ends in an error of its own)
+    """Register the bot user and its device, waiting up to `timeout` seconds for a homeserver that is not up yet.
+
+    Raises FatalError with one line when the homeserver does not come, or refuses.
+    """
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + timeout
+    backoff = Backoff(ceiling=10.0)
+    tries = 0
+    while True:
+        try:
+            await _register(homeserver)
+            await make_device(homeserver)
+            await _check_identity(homeserver)
+            return
+        except UnavailableError as error:
+            tries += 1
+            if loop.time() >= deadline:
+                raise FatalError(
+                    f"the homeserver at {homeserver.url} did not answer for {timeout:.0f} s: {error}",
+                    ExitCode.HOMESERVER_UNREACHABLE,
+                ) from None
+            if tries % TELL_EVERY == 1:
+                log.warning("The homeserver at %s does not answer yet (try %d): %s", homeserver.url, tries, error)
+            await backoff.pause()
+        except RefusedError as error:
+            raise FatalError(refusal(homeserver, error), ExitCode.TOKEN_REFUSED) from None
+
+
+async def _register(homeserver: Homeserver) -> None:
+    localpart = homeserver.focus.user_id[1:].partition(":")[0]
+    body = {"type": "m.login.application_service", "username": localpart, "inhibit_login": True}
+    try:
+        await homeserver.request(Method.POST, str(Path.v3.register), body, who=As.SERVICE)
+        log.info("The user %s is registered", homeserver.focus.user_id)
+    except RefusedError as error:
+        if error.errcode != "M_USER_IN_USE":
+            raise
+
+
+async def make_device(homeserver: Homeserver) -> None:
+    """Create the focus's device (MSC4190), or find that it is there. Raises RefusedError or UnavailableError."""
+    path = str(Path.v3.devices[homeserver.focus.device_id])
+    await homeserver.request(Method.PUT, path, {"display_name": "Calls (SFU)"}, who=As.USER)
+
+
+async def _check_identity(homeserver: Homeserver) -> None:
+    answer = await homeserver.request(Method.GET, str(Path.v3.account.whoami))
+    found = answer.get("user_id")
+    if found != homeserver.focus.user_id:
+        raise FatalError(
+            f"the homeserver knows the focus as {found}, not as {homeserver.focus.user_id}: is its domain right?",
+            ExitCode.TOKEN_REFUSED,
+        )
+
+
+def refusal(homeserver: Homeserver, error: RefusedError) -> str:
+    """Return what a refusal of the token, the user or the device means, in one line."""
+    if error.is_token:
+        return (
+            f"the homeserver refuses the as_token ({error.errcode}): is this focus's registration file still listed "
+            "under app_service_config_files, with the same tokens as in the configuration?"
+        )
+    return (
+        f"the homeserver does not let the focus be {homeserver.focus} ({error}): its registration must have this user "
+        "in namespaces.users, and not as sender_localpart"
+    )
+
+
+async def warn_if_too_old(homeserver: Homeserver) -> None:
+    """Look at the homeserver's version and log a warning if it is too old to be believed about memberships."""
+    for path in ("/_synapse/admin/v1/server_version", "/_matrix/federation/v1/version"):
+        try:
+            answer = await homeserver.request(Method.GET, path, who=As.SERVICE)
+        except (RefusedError, UnavailableError):
+            continue
+        server = answer.get("server")
+        version = answer.get("server_version") or (server.get("version") if isinstance(server, dict) else None)
+        name = server.get("name", "Synapse") if isinstance(server, dict) else "Synapse"
+        if isinstance(version, str):
+            if not marks_soft_failed(str(name), version):
+                log.warning(TOO_OLD, f"{name} {version}"[:100])
+            return
+    log.info("The homeserver does not tell its version: it should be Synapse 1.135 or newer")
+
+
+def marks_soft_failed(name: str, version: str) -> bool:
+    """Whether a homeserver of this name and version marks soft-failed events."""
+    number = re.match(r"(\d+)\.(\d+)", version)
+    return name == "Synapse" and number is not None and (int(number[1]), int(number[2])) >= MARKS_SOFT_FAILED

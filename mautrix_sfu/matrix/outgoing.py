@@ -1,0 +1,120 @@
+"""To-device messages to others: in order per recipient, sent again until they are taken, bounded."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections import deque
+from collections.abc import Awaitable
+from dataclasses import dataclass
+from typing import Any
+
+from mautrix.api import Method, Path
+
+from ..core.ids import Device, UserId
+from .homeserver import Backoff, Homeserver, RefusedError, UnavailableError
+from .interface import Count, Counted
+
+log = logging.getLogger(__name__)
+
+MAX_PER_USER = 256  # messages that wait for one user's devices
+MAX_WAITING = 8192  # in all
+MAX_PARALLEL = 32  # requests at a time
+
+
+@dataclass(frozen=True, slots=True)
+class _Message:
+    to: Device
+    type: str
+    content: dict[str, Any]
+    after: Awaitable[None] | None
+
+
+class Outgoing:
+    """One queue per user, worked off by a task that lives as long as there is something in it."""
+
+    def __init__(self, homeserver: Homeserver, count: Count) -> None:
+        self._homeserver = homeserver
+        self._count = count
+        self._queues: dict[UserId, deque[_Message]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._waiting = 0
+        self._parallel = asyncio.Semaphore(MAX_PARALLEL)
+        self._prefix = secrets.token_hex(8)  # transaction ids must differ from those of earlier runs
+        self._number = 0
+
+    def send(self, message_to: Device, event_type: str, content: dict[str, Any], after: Awaitable[None] | None) -> None:
+        """Queue a message; it goes out when those before it have, and `after` is done. Never blocks or raises."""
+        queue = self._queues.get(message_to.user_id)
+        if self._waiting >= MAX_WAITING or (queue is not None and len(queue) >= MAX_PER_USER):
+            self._count(Counted.TO_DEVICE_DROPPED, 1)
+            return
+        self._waiting += 1
+        message = _Message(message_to, event_type, content, after)
+        if queue is not None:
+            queue.append(message)
+            return
+        self._queues[message_to.user_id] = queue = deque((message,))
+        task = asyncio.get_running_loop().create_task(self._work(message_to.user_id, queue))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    @property
+    def waiting(self) -> int:
+        """How many messages wait."""
+        return self._waiting
+
+    async def stop(self, within: float) -> None:
+        """Send what waits for up to `within` seconds, then give up on the rest."""
+        tasks = set(self._tasks)
+        if tasks:
+            _, late = await asyncio.wait(tasks, timeout=within)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+
+    async def _work(self, user: UserId, queue: deque[_Message]) -> None:
+        try:
+            while queue:
+                await self._deliver(queue[0])
+                queue.popleft()
+                self._waiting -= 1
+        finally:
+            self._waiting -= len(queue)
+            del self._queues[user]
+
+    async def _deliver(self, message: _Message) -> None:
+        if message.after is not None:
+            try:
+                await message.after
+            except (Exception, asyncio.CancelledError) as error:
+                task = asyncio.current_task()
+                if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+                    raise
+                self._drop(message, f"what it waited for failed ({type(error).__name__})")
+                return
+        self._number += 1
+        path = str(Path.v3.sendToDevice[message.type][f"{self._prefix}-{self._number}"])
+        body = {"messages": {message.to.user_id: {message.to.device_id: message.content}}}
+        backoff = Backoff()
+        while True:
+            try:
+                async with self._parallel:
+                    await self._homeserver.request(Method.PUT, path, body)
+            except UnavailableError as error:
+                log.debug("A to-device message is tried again: %s", error)
+            except RefusedError as error:
+                # The device is made again by whoever reads the inbox, and a refused token ends the process.
+                if error.errcode != "M_UNKNOWN_DEVICE" and not error.is_token:
+                    self._drop(message, str(error))
+                    return
+            else:
+                self._count(Counted.TO_DEVICE_SENT, 1)
+                return
+            self._count(Counted.TO_DEVICE_RETRIED, 1)
+            await backoff.pause()
+
+    def _drop(self, message: _Message, why: str) -> None:
+        self._count(Counted.TO_DEVICE_DROPPED, 1)
+        log.warning("A to-device message (%s) to %s is dropped: %s", message.type, message.to, why)
