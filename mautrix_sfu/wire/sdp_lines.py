@@ -142,7 +142,7 @@ def _layers(line: Line, remote: MediaLine) -> tuple[str, ...]:
 
 
 def _highest_first(rids: tuple[str, ...]) -> tuple[str, ...]:
-    """In a=simulcast the preferred layer comes first (RFC 8853, section 5.2), but some pages begin with the smallest."""
+    """The preferred layer comes first (RFC 8853, section 5.2), but some pages begin with the smallest."""
     if all(rid in _NAMED_LAYERS for rid in rids):
         return tuple(sorted(rids, key=_NAMED_LAYERS.index))
     return rids

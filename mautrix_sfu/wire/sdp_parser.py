@@ -40,7 +40,7 @@ _SIMULCAST = re.compile(r"(send|recv) ([A-Za-z0-9_\-;,~]+)")
 def parse(text: str) -> Description:
     """Read an offer or answer. Raises SdpError, with a message for the peer, and nothing else."""
     if len(text) > MAX_BYTES:
-        raise SdpError(f"the description is longer than {MAX_BYTES} bytes")
+        raise SdpError(f"the description is longer than {MAX_BYTES} characters")
     rows = text.split("\n", MAX_LINES)
     if len(rows) > MAX_LINES:
         raise SdpError(f"the description has more than {MAX_LINES} lines")
@@ -52,7 +52,7 @@ def parse(text: str) -> Description:
         if line.startswith("m="):
             sections.append([])
         sections[-1].append(line)
-    if sections[0][0] != "v=0":
+    if sections[0][:1] != ["v=0"]:
         raise SdpError("the description does not start with v=0")
     if len(sections) - 1 > MAX_MEDIA_LINES:
         raise SdpError(f"the description has more than {MAX_MEDIA_LINES} m-lines")
