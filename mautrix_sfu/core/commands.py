@@ -107,8 +107,9 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class SendAnswer:
-    """`m.call.answer`."""
+    """`m.call.answer`, once the leg is stored."""
 
+    leg: LegId
     address: Address
     sdp: str
     metadata: Advertised

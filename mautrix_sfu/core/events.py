@@ -57,6 +57,7 @@ class CallChanged:
     terminated: bool
     event_id: EventId
     replaces: EventId | None  # `unsigned.replaces_state`
+    stable: bool = False  # which of the two names of its type: each is a state event of its own
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +70,7 @@ class CallMemberChanged:
     event_id: EventId
     replaces: EventId | None
     received_ms: int  # wall clock; orders the events of one device across rooms
+    stable: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,15 @@ class MembershipChanged:
     membership: Membership
     event_id: EventId
     replaces: EventId | None
+
+
+@dataclass(frozen=True, slots=True)
+class Redacted:
+    """A redaction of some event, which the homeserver may or may not have applied."""
+
+    room_id: RoomId
+    sender: UserId
+    event_id: EventId  # the event that it redacts
 
 
 RoomFact = CallChanged | CallMemberChanged | MembershipChanged
@@ -371,6 +382,7 @@ ChannelMessage = ChannelNegotiate | MetadataChanged | TrackSubscription | Ping |
 
 Event = (
     RoomFact
+    | Redacted
     | RoomSnapshot
     | SnapshotRefused
     | HomeserverLost

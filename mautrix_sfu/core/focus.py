@@ -105,6 +105,11 @@ class Focus:
         """Whether membership events of this room are of interest."""
         return self._rooms.get(RoomId(room_id)) is not None
 
+    def redacted(self, redaction: ev.Redacted) -> bool:
+        """Whether this redaction emptied its sender's own member event."""
+        room = self._rooms.get(redaction.room_id)
+        return room is not None and room.member_event(redaction.sender) == redaction.event_id
+
     def view(self, now: float) -> FocusView:
         """What an operator may see."""
         legs = tuple(
@@ -126,6 +131,11 @@ class Focus:
         match event:
             case ev.CallChanged() | ev.CallMemberChanged() | ev.MembershipChanged():
                 self._room_fact(event, now)
+            case ev.Redacted():
+                redacted = self._rooms.get(event.room_id)
+                if redacted is not None and redacted.redact(event.sender, event.event_id):
+                    self._read(redacted)
+                    self._room_changed(redacted, now)
             case ev.RoomSnapshot():
                 self._snapshot(event, now)
             case ev.SnapshotRefused():
@@ -432,7 +442,7 @@ class Focus:
         if leg.state is State.ENDED:
             return
         self._out.put(StoreLeg(leg.id, leg.stored()))
-        leg.answer = SendAnswer(leg.address(), answer, leg.shown)
+        leg.answer = SendAnswer(leg.id, leg.address(), answer, leg.shown)
         self._out.put(leg.answer)
 
     def _negotiate(

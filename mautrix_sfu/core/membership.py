@@ -11,6 +11,7 @@ from .ids import ConfId, Device, DeviceId, EventId, RoomId, SessionId, UserId
 from .policy import Policy
 
 MAX_CALLS_PER_ROOM = 500  # further `m.call` events of a room are ignored
+MAX_STATE_EVENTS = 100_000  # of a room whose event ids are remembered
 INDEX_REBUILD = 10_000  # call ids indexed before the index is swept
 FREEZE_LIMIT = 2 * 3600.0  # how long expiries stay frozen while the homeserver is away
 FREEZE_GRACE = 60.0  # after it is back, or the limit is reached
@@ -93,7 +94,7 @@ class _CallMember:
     entries: dict[tuple[ConfId, DeviceId], Entry] = field(default_factory=dict)
 
 
-_Key = tuple[str, str]  # which state event: its type's short name and its state key
+_Key = tuple[type[RoomFact], bool, str]  # which state event: its kind, which name of its type, its state key
 
 
 class Room:
@@ -105,6 +106,7 @@ class Room:
         self.reading = False  # a snapshot was asked for and has not come yet
         self._own = own_homeserver
         self._focus_user = focus_user
+        self._ids: dict[_Key, EventId] = {}  # the newest event of each key
         self._calls: dict[ConfId, _Call] = {}
         self._members: dict[UserId, _Member] = {}
         self._call_members: dict[UserId, _CallMember] = {}
@@ -116,12 +118,15 @@ class Room:
 
     def apply(self, fact: RoomFact, now: float) -> bool:
         """Take in a pushed event; True if it does not follow from what was known (a fork or a gap)."""
-        held = self._held_id(fact)
+        key = _key(fact)
+        held = self._ids.get(key)
         if held == fact.event_id:
             return False
         gap = held is not None and fact.replaces != held
+        if len(self._ids) < MAX_STATE_EVENTS or key in self._ids:
+            self._ids[key] = fact.event_id
         if self.reading:
-            self._touched.add(_key(fact))
+            self._touched.add(key)
         match fact:
             case CallChanged():
                 self._apply_call(fact, gap)
@@ -131,23 +136,40 @@ class Room:
                 self._apply_membership(fact)
         return gap
 
+    def redact(self, sender: UserId, event_id: EventId) -> bool:
+        """Take in a redaction; True if the event is one that counts here.
+
+        Only what redacts its sender's own member event is believed: whether anything else was
+        applied depends on power levels, and only a snapshot tells.
+        """
+        own = self._call_members.get(sender)
+        if own is not None and own.event_id == event_id:
+            own.entries.clear()
+            return True
+        return any(call.event_id == event_id for call in self._calls.values()) or any(
+            member.event_id == event_id for member in self._call_members.values()
+        )
+
     def replace(self, facts: tuple[RoomFact, ...], now: float) -> bool:
         """Take a snapshot for what was known; True if pushes overtook it, so that another one is due."""
-        overtaken = self._touched
-        old_calls, old_members, old_call_members = self._calls, self._members, self._call_members
+        overtaken, ids = self._touched, self._ids
+        calls, members, call_members = self._calls, self._members, self._call_members
         self._calls, self._members, self._call_members = {}, {}, {}
         self._joined.clear()
         self.readable, self.reading, self._touched = True, False, set()
-        for fact in facts:
+        self._ids = {key: ids[key] for key in overtaken if key in ids}
+        for fact in sorted(facts, key=lambda each: getattr(each, "received_ms", 0)):
             if _key(fact) not in overtaken:
-                self._load(fact, now, old_call_members)
-        for kind, state_key in overtaken:
-            if kind == "call" and (call := old_calls.get(ConfId(state_key))):
-                self._calls[ConfId(state_key)] = call
-            elif kind == "member" and (member := old_members.get(UserId(state_key))):
-                self._set_member(UserId(state_key), member)
-            elif kind == "call_member" and (call_member := old_call_members.get(UserId(state_key))):
-                self._call_members[UserId(state_key)] = call_member
+                self._ids[_key(fact)] = fact.event_id
+                self._load(fact, now, call_members)
+        for kind, _, state_key in overtaken:
+            conf, user = ConfId(state_key), UserId(state_key)
+            if kind is CallChanged and conf in calls:
+                self._calls[conf] = calls[conf]
+            elif kind is MembershipChanged and user in members:
+                self._set_member(user, members[user])
+            elif kind is CallMemberChanged and user in call_members:
+                self._call_members[user] = call_members[user]
         return bool(overtaken)
 
     def _load(self, fact: RoomFact, now: float, old: dict[UserId, _CallMember]) -> None:
@@ -194,18 +216,12 @@ class Room:
                 self._own_seen = self._own_seen or homeserver == self._own
         self._members[user] = member
 
-    def _held_id(self, fact: RoomFact) -> EventId | None:
-        held: _Call | _Member | _CallMember | None
-        match fact:
-            case CallChanged():
-                held = self._calls.get(fact.conf_id)
-            case CallMemberChanged():
-                held = self._call_members.get(fact.user_id)
-            case MembershipChanged():
-                held = self._members.get(fact.user_id)
-        return None if held is None else held.event_id
-
     # ------------------------------------------------------------ questions
+
+    def member_event(self, user: UserId) -> EventId | None:
+        """The id of a user's member event."""
+        member = self._call_members.get(user)
+        return None if member is None else member.event_id
 
     def names_call(self, conf_id: ConfId) -> bool:
         """Whether any event of this room speaks of this call."""
@@ -336,8 +352,8 @@ def _entry(device: CallDevice, now: float) -> Entry:
 def _key(fact: RoomFact) -> _Key:
     match fact:
         case CallChanged():
-            return ("call", fact.conf_id)
+            return (CallChanged, fact.stable, fact.conf_id)
         case CallMemberChanged():
-            return ("call_member", fact.user_id)
+            return (CallMemberChanged, fact.stable, fact.user_id)
         case MembershipChanged():
-            return ("member", fact.user_id)
+            return (MembershipChanged, True, fact.user_id)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import Enum
 from typing import Any, TypeGuard
 
-from ..core.events import CallChanged, CallDevice, CallMemberChanged, Membership, MembershipChanged, RoomFact
+from ..core.events import CallChanged, CallDevice, CallMemberChanged, Membership, MembershipChanged, Redacted, RoomFact
 from ..core.ids import ConfId, Device, DeviceId, EventId, RoomId, SessionId, UserId
 from .fields import MAX_ID, Json
 
@@ -48,9 +48,10 @@ def parse(event: Json, received_ms: int, now_ms: int) -> RoomFact | Ignored:
     content = content if isinstance(content, dict) else {}
     replaces = unsigned.get("replaces_state")
     before = EventId(replaces) if isinstance(replaces, str) else None
+    stable = event_type in ("m.call", "m.call.member")
     if event_type in CALL_TYPES:
         over = bool(content.get("m.terminated")) or not content  # a redacted call is over
-        return CallChanged(RoomId(room_id), ConfId(state_key), over, EventId(event_id), before)
+        return CallChanged(RoomId(room_id), ConfId(state_key), over, EventId(event_id), before, stable)
     if event_type == MEMBER_TYPE:
         try:
             membership = Membership(content.get("membership"))
@@ -60,7 +61,17 @@ def parse(event: Json, received_ms: int, now_ms: int) -> RoomFact | Ignored:
     if sender != state_key:
         return Ignored.NOT_OWN
     devices = tuple(_devices(content, received_ms, now_ms))
-    return CallMemberChanged(RoomId(room_id), UserId(sender), devices, EventId(event_id), before, received_ms)
+    return CallMemberChanged(RoomId(room_id), UserId(sender), devices, EventId(event_id), before, received_ms, stable)
+
+
+def parse_redaction(event: Json) -> Redacted | None:
+    """A raw `m.room.redaction`; None if it names no event. Room version 11 moved `redacts` into the content."""
+    content = event.get("content")
+    redacts = event.get("redacts") or (content.get("redacts") if isinstance(content, dict) else None)
+    room_id, sender = event.get("room_id"), event.get("sender")
+    if not (_is_id(redacts) and _is_id(room_id) and _is_id(sender)):
+        return None
+    return Redacted(RoomId(room_id), UserId(sender), EventId(redacts))
 
 
 def worth_storing(event: Json) -> dict[str, Any]:

@@ -1,0 +1,5 @@
+"""Between the core and its edges: what they tell goes in, what the core asks for is carried out."""
+
+from .runtime import Runtime
+
+__all__ = ["Runtime"]
