@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import copy
 import logging
 import logging.config
@@ -39,6 +40,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "-e", "--generate-example-config", action="store_true",
         help="write the example configuration where -c says, and quit",
     )  # fmt: skip
+    what.add_argument("--migrate", action="store_true", help="bring the database's schema up to date, and quit")
     parser.add_argument(
         "-r", "--registration", type=Path, default=Path("registration.yaml"), metavar="<path>",
         help="where -g writes the registration (default: registration.yaml)",
@@ -77,6 +79,13 @@ def _generate_registration(file: ConfigFile, path: Path, update: bool) -> None:
     print(f"Wrote {path}{tokens}: add it to the homeserver's app_service_config_files and restart the homeserver")
 
 
+def _migrate(config: Config) -> None:
+    from . import store  # late: the other errands do without a database
+
+    asyncio.run(store.migrate(config.database.url))
+    print(f"The schema of {config.database.url} is up to date")
+
+
 def _load(file: ConfigFile, update: bool) -> Config:
     """Check the configuration, set up the log, and put new options into the file."""
     config = file.parse()
@@ -106,6 +115,9 @@ def _run(argv: Sequence[str] | None) -> int:
     file = ConfigFile.read(arguments.config)
     if arguments.generate_registration:
         _generate_registration(file, arguments.registration, not arguments.no_update)
+        return 0
+    if arguments.migrate:
+        _migrate(file.parse(tokens=False))
         return 0
     config = _load(file, not arguments.no_update)
     try:

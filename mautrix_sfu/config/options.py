@@ -158,14 +158,6 @@ def _ipv4() -> _Kind[str]:
     return _Kind("an IPv4 address", parse)
 
 
-def _database_url() -> _Kind[str]:
-    def parse(value: Any) -> str:
-        _require(isinstance(value, str) and re.match(r"sqlite:(//)?/?[^/?]", value) is not None)
-        return str(value)
-
-    return _Kind("sqlite:file.db or sqlite:////absolute/file.db", parse)
-
-
 def _permissions() -> _Kind[Mapping[str, Permission]]:
     levels = {level.name.lower(): level for level in Permission}
 
@@ -297,7 +289,8 @@ def _appservice(section: _Section, tokens: bool) -> AppserviceConfig:
 
 
 def _database(section: _Section) -> DatabaseConfig:
-    return DatabaseConfig(url=section.take("url", _database_url()), migrate=section.take("migrate", _BOOL))
+    url = _text("sqlite:file.db or sqlite:////absolute/file.db", r"sqlite:(?:///)?/?[^/?:][^?\n]*")
+    return DatabaseConfig(url=section.take("url", url), migrate=section.take("migrate", _BOOL))
 
 
 def _media(section: _Section) -> MediaConfig:

@@ -1,0 +1,65 @@
+"""The tables: what a restart must not lose (protocol, section 3)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import BigInteger, Column, Dialect, Integer, MetaData, Table, Text
+from sqlalchemy.types import TypeDecorator
+
+
+class Name(TypeDecorator[str]):
+    """Any Python string, also one that is not valid Unicode: ids are their sender's choice and must never fail.
+
+    Kept in Python's escapes, so that plain ASCII reads as it is.
+    """
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        """To the database."""
+        return None if value is None else value.encode("unicode_escape").decode("ascii")
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> str | None:
+        """From the database."""
+        return None if value is None else str(value).encode("ascii").decode("unicode_escape")
+
+
+metadata = MetaData(
+    naming_convention={"pk": "pk_%(table_name)s", "ix": "ix_%(table_name)s_%(column_0_name)s"},
+)
+
+sync_position = Table(
+    "sync_position",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),  # always 1
+    Column("position", Name, nullable=False),
+    comment="How far the focus's device has read its to-device messages (`since` of /sync)",
+)
+
+room_fact = Table(
+    "room_fact",
+    metadata,
+    Column("room_id", Name, primary_key=True),
+    Column("type", Name, primary_key=True),
+    Column("state_key", Name, primary_key=True),
+    Column("event", Text, nullable=False),  # JSON in ASCII
+    Column("received_ms", BigInteger, nullable=False),  # wall clock
+    Column("sequence", BigInteger, nullable=False),  # order of receipt, whatever the clock does
+    comment="The state events that the focus goes by",
+)
+
+leg = Table(
+    "leg",
+    metadata,
+    Column("user_id", Name, primary_key=True),
+    Column("device_id", Name, primary_key=True),
+    Column("call_id", Name, primary_key=True),
+    Column("conf_id", Name, primary_key=True),
+    Column("room_id", Name),  # null: not yet bound to a room
+    Column("remote_session", Name),
+    Column("local_session", Name, nullable=False),
+    Column("kind", Text, nullable=False),
+    comment="The connections, whose peers are told after a restart",
+)

@@ -1,0 +1,351 @@
+"""What is asked for is kept, in order and once, whatever ends the process; what cannot be kept is said in one line."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mautrix_sfu.core.events import StoredLeg
+from mautrix_sfu.core.ids import CallId, ConfId, Device, DeviceId, RoomId, SessionId, UserId
+from mautrix_sfu.errors import ExitCode, FatalError
+from mautrix_sfu.store import Store, Stored, StoredFact, migrate
+
+ROOM = "!room:example.org"
+CALL = "org.matrix.msc3401.call"
+
+
+def leg(user: str = "@a:example.org", call: str = "call1", room: str | None = ROOM) -> StoredLeg:
+    return StoredLeg(
+        room_id=None if room is None else RoomId(room),
+        conf_id=ConfId("conf"),
+        peer=Device(UserId(user), DeviceId("DEV")),
+        call_id=CallId(call),
+        remote_session=SessionId("theirs"),
+        local_session=SessionId("sfu"),
+    )
+
+
+def python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a program in a process of its own."""
+    return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+
+
+class Fatal:
+    """Takes what the store reports."""
+
+    def __init__(self) -> None:
+        self.messages: list[str] = []
+        self.told = asyncio.Event()
+
+    def __call__(self, message: str) -> None:
+        self.messages.append(message)
+        self.told.set()
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path}/sfu.db"
+
+
+@pytest.fixture
+def fatal() -> Fatal:
+    return Fatal()
+
+
+@pytest.fixture
+async def store(url: str, fatal: Fatal) -> AsyncIterator[Store]:
+    opened = await Store.open(url, migrate=True, on_fatal=fatal)
+    yield opened
+    await opened.close()
+
+
+async def reopened(url: str) -> Stored:
+    store = await Store.open(url, migrate=False, on_fatal=pytest.fail)
+    try:
+        return await store.load()
+    finally:
+        await store.close()
+
+
+async def test_a_new_database_is_empty(store: Store) -> None:
+    assert await store.load() == Stored(None, [], [])
+
+
+async def test_what_was_put_is_there_after_reopening(url: str) -> None:
+    store = await Store.open(url, migrate=True, on_fatal=pytest.fail)
+    event: dict[str, Any] = {"type": CALL, "content": {"a": [1, None, "ü\x00\ud800"]}}
+    store.set_position("s1")
+    store.set_position("s2")
+    store.put_fact(ROOM, CALL, "conf", event, 5)
+    store.put_leg(leg())
+    store.put_leg(leg(room=None, call="call2"))
+    await store.close()
+    stored = await reopened(url)
+    assert stored.position == "s2"
+    assert stored.facts == [StoredFact(ROOM, CALL, "conf", event, 5)]
+    assert sorted(stored.legs, key=lambda kept: kept.call_id) == [leg(), leg(room=None, call="call2")]
+
+
+async def test_facts_come_back_in_order_of_receipt_even_if_the_clock_went_back(store: Store, url: str) -> None:
+    for key, received in (("a", 30), ("b", 20), ("c", 10), ("a", 5)):
+        store.put_fact(ROOM, CALL, key, {"received": received}, received)
+    facts = (await store.load()).facts
+    assert [(fact.state_key, fact.received_ms) for fact in facts] == [("b", 20), ("c", 10), ("a", 5)]
+    await store.close()
+    again = await Store.open(url, migrate=True, on_fatal=pytest.fail)
+    again.put_fact(ROOM, CALL, "b", {}, 1)
+    assert [fact.state_key for fact in (await again.load()).facts] == ["c", "a", "b"]
+    await again.close()
+
+
+async def test_writing_the_same_again_changes_nothing(store: Store) -> None:
+    for _ in range(3):
+        store.put_leg(leg())
+        store.put_fact(ROOM, CALL, "conf", {}, 1)
+    stored = await store.load()
+    assert stored.legs == [leg()]
+    assert len(stored.facts) == 1
+    for _ in range(2):
+        store.delete_leg(leg())
+        store.forget_room(ROOM)
+    assert await store.load() == Stored(None, [], [])
+
+
+async def test_a_leg_is_one_row_when_it_is_bound_to_its_room(store: Store) -> None:
+    store.put_leg(leg(room=None))
+    store.put_leg(leg())
+    store.put_leg(leg(user="@b:example.org"))
+    assert set((await store.load()).legs) == {leg(), leg(user="@b:example.org")}
+    store.delete_leg(leg(room=None))
+    assert (await store.load()).legs == [leg(user="@b:example.org")]
+
+
+async def test_a_room_is_replaced_whole_and_alone(store: Store) -> None:
+    store.put_fact(ROOM, CALL, "old", {}, 1)
+    store.put_fact("!other:example.org", CALL, "kept", {}, 2)
+    store.replace_room(ROOM, [StoredFact(ROOM, CALL, "y", {}, 3), StoredFact(ROOM, CALL, "x", {}, 3)])
+    store.put_fact(ROOM, CALL, "z", {}, 4)
+    assert [fact.state_key for fact in (await store.load()).facts] == ["kept", "y", "x", "z"]
+
+
+async def test_ids_that_are_not_valid_text_are_kept_like_any_other(store: Store) -> None:
+    odd = leg(call="\ud800\x00'\\u0041;--")
+    store.put_leg(odd)
+    store.put_fact(ROOM, CALL, "\udfff\x00", {}, 1)
+    stored = await store.load()
+    assert stored.legs == [odd]
+    assert stored.facts[0].state_key == "\udfff\x00"
+
+
+async def test_an_event_that_cannot_be_written_down_harms_nothing_else(store: Store, fatal: Fatal) -> None:
+    deep: dict[str, Any] = {}
+    for _ in range(100_000):
+        deep = {"a": deep}
+    store.put_fact(ROOM, CALL, "deep", deep, 1)
+    store.put_fact(ROOM, CALL, "fine", {}, 1)
+    assert [fact.state_key for fact in (await store.load()).facts] == ["fine"]
+    assert not fatal.messages
+    while deep:  # taken apart by hand: freeing it at once would recurse
+        deep = deep.pop("a")
+
+
+async def test_a_leg_that_is_reported_as_kept_is_on_disk(store: Store, tmp_path: Path) -> None:
+    await store.put_leg(leg())
+    with sqlite3.connect(tmp_path / "sfu.db") as other:
+        assert other.execute("SELECT call_id FROM leg").fetchall() == [("call1",)]
+    other.close()
+
+
+async def test_a_thousand_writes_become_few_transactions(store: Store) -> None:
+    commits = 0
+    original = store._transaction
+
+    async def counted(writes: Any) -> None:
+        nonlocal commits
+        commits += 1
+        await original(writes)
+
+    store._transaction = counted  # type: ignore[method-assign]
+    for number in range(1000):
+        store.put_fact(ROOM, CALL, str(number % 100), {"n": number}, number)
+    await store.flush()
+    assert commits <= 2
+    assert {fact.received_ms for fact in (await store.load()).facts} == set(range(900, 1000))
+
+
+async def test_reading_and_writing_at_once_do_not_disturb_each_other(store: Store) -> None:
+    async def write() -> None:
+        for number in range(50):
+            await store.put_leg(leg(call=str(number)))
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(write())
+        for _ in range(20):
+            group.create_task(store.load())
+    assert len((await store.load()).legs) == 50
+
+
+# ---------------------------------------------------------------- what ends it
+
+
+WRITER = """
+import asyncio, sys
+from tests.store.test_store import Store, leg, ROOM, CALL
+async def main():
+    store = await Store.open(sys.argv[1], migrate=True, on_fatal=print)
+    for number in range(1000000):
+        store.put_fact(ROOM, CALL, str(number), {"number": number}, number)
+        await store.put_leg(leg(call=str(number)))
+        store.set_position(str(number))
+        print(number, flush=True)
+asyncio.run(main())
+"""
+
+
+def killed_after(reported: int, url: str) -> int:
+    """Let a process write until it is killed; gives the last number that it reported as kept."""
+    writer = subprocess.Popen([sys.executable, "-c", WRITER, url], stdout=subprocess.PIPE, text=True)
+    assert writer.stdout is not None
+    last = -1
+    for line in writer.stdout:
+        last = int(line)
+        if last == reported:
+            writer.send_signal(signal.SIGKILL)
+    assert writer.wait() == -signal.SIGKILL
+    writer.stdout.close()
+    return last
+
+
+async def test_what_was_reported_as_kept_survives_being_killed(url: str) -> None:
+    last = killed_after(30, url)
+    stored = await reopened(url)
+    assert len(stored.legs) in (last + 1, last + 2)  # the next one may have been written, but not reported
+    assert [fact.received_ms for fact in stored.facts] == list(range(len(stored.legs)))
+    assert stored.position is not None
+    assert int(stored.position) in (last - 1, last)
+
+
+async def test_a_second_process_gets_one_clear_line(store: Store, url: str) -> None:
+    code = (
+        "import asyncio, sys; from mautrix_sfu.store import Store\n"
+        "from mautrix_sfu.errors import FatalError\n"
+        "try: asyncio.run(Store.open(sys.argv[1], True, print))\n"
+        "except FatalError as error: print(error); sys.exit(error.exit_code)"
+    )
+    second = python(code, url)
+    assert second.returncode == ExitCode.DATABASE_LOCKED
+    assert second.stdout.endswith("sfu.db: in use by another process: is mautrix-sfu running already?\n")
+    assert not second.stderr
+
+
+async def test_the_database_is_free_again_after_closing(url: str) -> None:
+    for _ in range(2):
+        store = await Store.open(url, migrate=True, on_fatal=pytest.fail)
+        await store.close()
+
+
+async def test_a_full_disk_is_told_once_and_nobody_waits_for_ever(store: Store, fatal: Fatal) -> None:
+    async with store._turn, store._connection.begin():
+        pages = (await store._connection.exec_driver_sql("PRAGMA page_count")).scalar_one()
+        await store._connection.exec_driver_sql(f"PRAGMA max_page_count = {pages + 2}")
+    for number in range(100):
+        store.put_fact(ROOM, CALL, str(number), {"padding": "x" * 1000}, number)
+    written = store.put_leg(leg())
+    with pytest.raises(FatalError, match="the disk is full"):
+        await written
+    assert len(fatal.messages) == 1
+    assert fatal.messages[0].endswith("sfu.db: the disk is full (database or disk is full)")
+    assert store.failure is not None
+    assert store.failure.exit_code is ExitCode.DISK_FULL
+    with pytest.raises(FatalError):
+        await store.put_leg(leg())
+    await store.flush()
+    assert len(fatal.messages) == 1
+
+
+FULL = """
+import asyncio, resource, sys
+from tests.store.test_store import Store, ROOM, CALL
+async def main():
+    told = asyncio.get_running_loop().create_future()
+    store = await Store.open(sys.argv[1], True, told.set_result)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+    for number in range(1000):
+        store.put_fact(ROOM, CALL, str(number), {"padding": "x" * 1000}, number)
+    print(await told)
+    await store.close()
+    sys.exit(store.failure.exit_code)
+asyncio.run(main())
+"""
+
+
+async def test_a_file_that_cannot_grow_is_one_clear_line_and_loses_nothing_older(url: str) -> None:
+    before = await Store.open(url, migrate=True, on_fatal=pytest.fail)
+    before.set_position("kept")
+    await before.close()
+    writer = python(FULL, url)
+    assert writer.returncode == ExitCode.DATABASE_UNREACHABLE, writer.stderr
+    assert "sfu.db: reading or writing failed (disk I/O error)" in writer.stdout
+    assert not writer.stderr
+    assert (await reopened(url)).position == "kept"
+
+
+async def test_another_programs_transaction_that_does_not_end_is_a_clear_line(
+    store: Store, fatal: Fatal, tmp_path: Path
+) -> None:
+    async with store._turn, store._connection.begin():
+        await store._connection.exec_driver_sql("PRAGMA busy_timeout = 50")
+    other = sqlite3.connect(tmp_path / "sfu.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    store.set_position("x")
+    await asyncio.wait_for(fatal.told.wait(), 10)
+    other.close()
+    assert fatal.messages[0].endswith("sfu.db: locked by another program (database is locked)")
+    assert store.failure is not None
+    assert store.failure.exit_code is ExitCode.DATABASE_LOCKED
+
+
+@pytest.mark.parametrize(
+    ("prepare", "message", "code"),
+    [
+        (lambda path: path.mkdir(), "cannot be opened: Is a directory", ExitCode.DATABASE_UNREACHABLE),
+        (lambda path: path.write_text("x" * 5000), "is not an SQLite database", ExitCode.DATABASE_UNREACHABLE),
+        (lambda path: path.parent.rmdir(), "cannot be opened: No such file", ExitCode.DATABASE_UNREACHABLE),
+    ],
+)
+async def test_a_database_that_cannot_be_used_is_refused_at_start(
+    tmp_path: Path, prepare: Any, message: str, code: ExitCode
+) -> None:
+    path = tmp_path / "folder" / "sfu.db"
+    path.parent.mkdir()
+    prepare(path)
+    with pytest.raises(FatalError, match=message) as raised:
+        await Store.open(f"sqlite:///{path}", migrate=True, on_fatal=pytest.fail)
+    assert raised.value.exit_code is code
+    assert "\n" not in str(raised.value)
+
+
+async def test_the_database_is_readable_by_its_owner_only(store: Store, tmp_path: Path) -> None:
+    store.set_position("x")
+    await store.flush()
+    with os.scandir(tmp_path) as found:
+        assert {entry.name: entry.stat().st_mode & 0o077 for entry in found} == {
+            "sfu.db": 0,
+            "sfu.db-shm": 0,
+            "sfu.db-wal": 0,
+            "sfu.db.lock": 0,
+        }
+
+
+async def test_migrating_alone_leaves_a_whole_schema(url: str) -> None:
+    await migrate(url)
+    assert await reopened(url) == Stored(None, [], [])
