@@ -71,9 +71,10 @@ lint-rust: $(MODULE)
 lint-web: $(NODE_MODULES)
 	cd web && npm run --silent lint
 
-format: $(VENV_STAMP) ## rewrite the sources as the linters want them
+format: $(VENV_STAMP) $(NODE_MODULES) ## rewrite the sources as the linters want them
 	$(BIN)/ruff check --fix --quiet . || true
-	$(BIN)/ruff format .
+	$(BIN)/ruff format --quiet .
+	cd web && npm run --silent format
 	cargo fmt $(CARGO)
 
 test: build ## all tests, with a real Synapse and a real browser
