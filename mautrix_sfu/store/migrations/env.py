@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 from typing import Any, Literal
 
+from alembic import context
 from sqlalchemy import Connection
 
-from alembic import context
 from mautrix_sfu.config import ConfigError, ConfigFile
 from mautrix_sfu.errors import FatalError
 from mautrix_sfu.store.database import FileLock, connect_url, make_engine, sqlite_path
