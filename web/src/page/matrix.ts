@@ -30,7 +30,7 @@ const quiet: Logger = {
   trace: silent,
   debug: silent,
   info: silent,
-  warn: (...words: unknown[]) => console.warn(...words),
+  warn: silent,
   error: (...words: unknown[]) => console.error(...words),
   getChild: () => quiet,
 };

@@ -21,6 +21,10 @@ import { NO_FOCUS, NO_PERMISSION, endingWords, homeserverTrouble } from "./words
 
 const EXPIRES_MS = 3600 * 1000;
 const REFRESH_MS = 45 * 60 * 1000;
+/** When the homeserver did not take a refresh. */
+const REFRESH_AGAIN_MS = 60 * 1000;
+/** Trouble may come from an event that expired while the computer slept: older than this, it is sent again. */
+const FRESH_MS = 5 * 60 * 1000;
 
 /** Something that keeps a person out of the call, in words for that person. */
 export class CallProblem extends Error {}
@@ -57,8 +61,9 @@ export class Participation {
   readonly #hooks: ParticipationHooks;
   readonly #devices: Devices;
   readonly #stops: (() => void)[] = [];
-  #refresh: ReturnType<typeof setInterval> | undefined;
+  #refresh: ReturnType<typeof setTimeout> | undefined;
   #published = false;
+  #publishedAt = 0; // ms
 
   private constructor(
     matrix: Matrix,
@@ -69,7 +74,6 @@ export class Participation {
     this.#matrix = matrix;
     this.#devices = devices;
     this.#hooks = hooks;
-    Object.assign(this, where);
     this.roomId = where.roomId;
     this.confId = where.confId;
     this.focus = where.focus;
@@ -159,7 +163,7 @@ export class Participation {
       this.#close();
       throw new CallProblem(stateTrouble(error));
     }
-    this.#refresh = setInterval(() => void this.#publishDevice().catch(() => undefined), REFRESH_MS);
+    this.#refreshAfter(REFRESH_MS);
     this.publish();
     this.call.start();
   }
@@ -174,6 +178,17 @@ export class Participation {
     });
     await this.#matrix.sendState(this.roomId, MEMBER_TYPE, this.#matrix.me.userId, content);
     this.#published = true;
+    this.#publishedAt = Date.now();
+  }
+
+  #refreshAfter(milliseconds: number): void {
+    clearTimeout(this.#refresh);
+    this.#refresh = setTimeout(() => {
+      this.#publishDevice().then(
+        () => this.#refreshAfter(REFRESH_MS),
+        () => this.#refreshAfter(REFRESH_AGAIN_MS),
+      );
+    }, milliseconds);
   }
 
   #ownContent(): Record<string, unknown> {
@@ -191,6 +206,7 @@ export class Participation {
     const words = endingWords(ending);
     if (retryIn === null) return this.#end(words);
     this.#hooks.status(`${words} Connecting again…`);
+    if (Date.now() - this.#publishedAt > FRESH_MS) this.#refreshAfter(0);
   }
 
   #onRoomChange(): void {
@@ -207,7 +223,7 @@ export class Participation {
   }
 
   #close(): void {
-    clearInterval(this.#refresh);
+    clearTimeout(this.#refresh);
     for (const stop of this.#stops.splice(0)) stop();
   }
 }
