@@ -133,8 +133,8 @@ class Negotiation:
     def make_offer(self, sends: Sequence[SendTrack]) -> str:
         """Offer to send exactly these tracks, and to go on receiving what the peer sends.
 
-        A track that has no place (too many m-lines, an msid that is not possible or already taken) is left out; its
-        slot is then missing from the answer's. Replaces an own offer in flight.
+        A track that has no place (too many m-lines, no payload type left, an msid that is not possible or already
+        taken) is left out; its slot is then missing from the answer's. Replaces an own offer in flight.
         """
         if self._session.remote is None:
             raise RuntimeError("the peer makes the first offer")
@@ -153,6 +153,8 @@ class Negotiation:
                 lines[reusable] = self._with_sending(lines[reusable], track)
             elif len(lines) < MAX_MEDIA_LINES:
                 profile = profile.complete(track.kind)
+                if not profile.codecs[track.kind]:
+                    continue
                 lines.append(self._with_sending(_open_line(track.kind, profile, lines), track))
         session = replace(self._session, profile=profile, lines=tuple(lines))
         order = tuple(line.mid for line in lines if line.live)

@@ -539,3 +539,14 @@ def test_a_damaged_offer_gives_nothing_but_an_error(start: int, length: int, ins
         assert found.plan == before
         return
     parse(answer)
+
+
+def test_a_peer_that_uses_up_all_payload_types_is_sent_nothing() -> None:
+    numbers = " ".join(str(number) for number in (*range(96, 111), *range(112, 128), *range(35, 64)))
+    found = negotiation(
+        AUDIO_ONLY.replace("SAVPF 111 ", f"SAVPF 111 {numbers} ")
+        .replace("a=rtpmap:110 t", "a=x:")
+        .replace("a=rtpmap:126 t", "a=x:")
+    )
+    offer = found.make_offer([track(1, Kind.VIDEO)])
+    assert [line.kind for line in parse(offer).lines] == ["audio", "application"]
