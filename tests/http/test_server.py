@@ -57,9 +57,7 @@ async def start(life: Life, folder: Path) -> AsyncIterator[Start]:
     started: list[HttpServer] = []
 
     async def begin(http: HttpConfig = HTTP, metrics: MetricsConfig = METRICS, page: Path = folder) -> str:
-        server = HttpServer(
-            http, metrics, INFO, life, render or (lambda: (b"up 1\n", "text/plain; version=0.0.4")), page
-        )
+        server = HttpServer(http, metrics, INFO, life, lambda: (b"up 1\n", "text/plain; version=0.0.4"), page)
         started.append(server)
         await server.start()
         return f"http://127.0.0.1:{server.addresses[0][1]}"
