@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from collections.abc import Awaitable, Coroutine
 from typing import Any
@@ -35,39 +36,43 @@ class Matrix:
         """`position` is what the sink's `on_to_device` was last given, None at the first start."""
         self._settings = settings
         self._sink = sink
-        self._position = position
         self._tasks: list[asyncio.Task[None]] = []
-        self._homeserver: Homeserver | None = None
-
-    async def start(self) -> None:
-        """Listen, register, and begin to read. Raises FatalError with one line if that cannot be."""
-        settings, count = self._settings, self._settings.count
+        count, focus = settings.count, settings.focus
         self._homeserver = homeserver = Homeserver(
-            settings.homeserver_url, settings.as_token, settings.focus, settings.verify_ssl
+            settings.homeserver_url, settings.as_token, focus, settings.verify_ssl
         )
-        self._health = Health(self._sink.on_homeserver)
-        self._snapshots = Snapshots(homeserver, self._sink.on_snapshot, count)
+        self._health = Health(sink.on_homeserver)
+        self._snapshots = Snapshots(homeserver, sink.on_snapshot, count)
         self._outgoing = Outgoing(homeserver, count)
         self._bot = BotRooms(
-            homeserver, settings.may_invite, settings.may_command, self._sink.on_bot_event, self._snapshots.permitted
+            homeserver, settings.may_invite, settings.may_command, sink.on_bot_event, self._snapshots.permitted
         )
         interests: dict[str, Interest] = dict.fromkeys((*CALL_TYPES, "m.room.member", "m.room.redaction"), always)
         interests |= {"m.room.message": self._bot.concerns, "m.room.encrypted": self._bot.concerns}
-        self._listener = Listener(settings.hs_token, interests, self._handle, count, settings.focus.homeserver)
-        self._pinger = Pinger(homeserver, settings.appservice_id, self._listener, self._sink.on_caught_up)
-        self._inbox = Inbox(homeserver, self._health, self._sink.on_to_device, self._make_device, count, self._position)
+        self._listener = Listener(settings.hs_token, interests, self._handle, count, focus.homeserver)
+        self._pinger = Pinger(homeserver, settings.appservice_id, self._listener, sink.on_caught_up)
+        restore_device = functools.partial(make_device, homeserver)
+        self._inbox = Inbox(homeserver, self._health, sink.on_to_device, restore_device, count, position)
         self._listener.on_lag = self._health.pushed
         self._listener.on_room_for_more = self._pinger.want
         self._inbox.on_back = self._pinger.want
+
+    async def start(self) -> None:
+        """Listen, register, and begin to read. Raises FatalError with one line if that cannot be.
+
+        What is asked for before (messages, snapshots) waits until then.
+        """
+        self._homeserver.open()
         try:
-            await self._listener.start(settings.listen_host, settings.listen_port)
-            await introduce(homeserver, settings.start_timeout)
-            await warn_if_too_old(homeserver)
+            await self._listener.start(self._settings.listen_host, self._settings.listen_port)
+            await introduce(self._homeserver, self._settings.start_timeout)
+            await warn_if_too_old(self._homeserver)
             await self._load_rooms()
         except BaseException:
             await self.stop()
             raise
         self._pinger.want()
+        self._outgoing.open()
         for name, work in (
             ("transactions", self._listener.work()),
             ("to-device", self._inbox.work()),
@@ -78,9 +83,7 @@ class Matrix:
             self._tasks.append(asyncio.get_running_loop().create_task(self._supervise(name, work), name=name))
 
     async def stop(self) -> None:
-        """Send what still waits, for two seconds at most, and end everything."""
-        if self._homeserver is None:
-            return
+        """Send what still waits, for two seconds at most, and end everything. Does no harm when said again."""
         await self._outgoing.stop(LAST_WORDS if self._tasks else 0.0)
         for task in self._tasks:
             task.cancel()
@@ -89,7 +92,6 @@ class Matrix:
         self._health.close()
         await self._listener.stop()
         await self._homeserver.close()
-        self._homeserver = None
 
     # ------------------------------------------------------------ what the runtime asks for
 
@@ -138,16 +140,11 @@ class Matrix:
         except (RefusedError, UnavailableError) as error:
             log.warning("The bot's rooms could not be read; it hears no commands in them: %s", error)
 
-    async def _make_device(self) -> None:
-        assert self._homeserver is not None
-        await make_device(self._homeserver)
-
     async def _supervise(self, name: str, work: Coroutine[Any, Any, None]) -> None:
         """Run a part that should never end; if it does, nothing goes on as if it had not."""
         try:
             await work
         except RefusedError as error:
-            assert self._homeserver is not None
             self._sink.on_fatal(refusal(self._homeserver, error))
         except Exception as error:
             log.exception("The part of the Matrix edge that does %s failed", name)

@@ -83,23 +83,35 @@ class Homeserver:
     def __init__(self, base_url: str, as_token: str, focus: Device, verify_ssl: bool = True) -> None:
         self.url = base_url
         self.focus = focus
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=100, ssl=verify_ssl), cookie_jar=aiohttp.DummyCookieJar()
+        self._token = as_token
+        self._verify_ssl = verify_ssl
+        self._session: aiohttp.ClientSession | None = None
+        self._apis: dict[As, HTTPAPI] = {}
+
+    def open(self) -> None:
+        """Make the client of the running event loop."""
+        self._session = session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=100, ssl=self._verify_ssl), cookie_jar=aiohttp.DummyCookieJar()
         )
-        http_log = cast("TraceLogger", logging.getLogger(f"{__name__}.http"))
-        self._as_service = HTTPAPI(base_url, as_token, client_session=self._session, log=http_log)
-        self._as_device = HTTPAPI(
-            base_url,
-            as_token,
-            client_session=self._session,
-            log=http_log,
-            as_user_id=UserID(focus.user_id),
-            as_device_id=UserID(focus.device_id),
-        )
+        user_id, device_id = UserID(self.focus.user_id), UserID(self.focus.device_id)
+        log = cast("TraceLogger", logging.getLogger(f"{__name__}.http"))
+
+        def api(as_user_id: UserID | None, as_device_id: UserID | None) -> HTTPAPI:
+            return HTTPAPI(
+                self.url,
+                self._token,
+                client_session=session,
+                log=log,
+                as_user_id=as_user_id,
+                as_device_id=as_device_id,
+            )
+
+        self._apis = {As.SERVICE: api(None, None), As.USER: api(user_id, None), As.DEVICE: api(user_id, device_id)}
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._session.close()
+        if self._session is not None:
+            await self._session.close()
 
     async def request(
         self,
@@ -117,13 +129,9 @@ class Homeserver:
         query), the focus's user (an unknown device is an error), or the application service itself.
         A list that answers is returned as `{"state": list}`. Raises RefusedError or UnavailableError.
         """
-        query = dict(query or {})
-        if who is As.USER:
-            query["user_id"] = self.focus.user_id
-        api = self._as_device if who is As.DEVICE else self._as_service
         try:
             async with asyncio.timeout(limit):
-                answer: Any = await api.request(
+                answer: Any = await self._apis[who].request(
                     method, path, content, query_params=query, sensitive=method is not Method.GET
                 )
         except MatrixRequestError as error:

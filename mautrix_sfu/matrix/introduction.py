@@ -84,6 +84,11 @@ def refusal(homeserver: Homeserver, error: RefusedError) -> str:
             f"the homeserver refuses the as_token ({error.errcode}): is this focus's registration file still listed "
             "under app_service_config_files, with the same tokens as in the configuration?"
         )
+    if error.errcode in ("M_NOT_FOUND", "M_UNRECOGNIZED"):
+        return (
+            f"the homeserver cannot make the device {homeserver.focus} for an application service ({error}): it must "
+            "support MSC4190, as a current Synapse does"
+        )
     return (
         f"the homeserver does not let the focus be {homeserver.focus} ({error}): its registration must have this user "
         "in namespaces.users, and not as sender_localpart"

@@ -40,6 +40,7 @@ class Outgoing:
         self._queues: dict[UserId, deque[_Message]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._waiting = 0
+        self._open = asyncio.Event()
         self._parallel = asyncio.Semaphore(MAX_PARALLEL)
         self._prefix = secrets.token_hex(8)  # transaction ids must differ from those of earlier runs
         self._number = 0
@@ -60,10 +61,9 @@ class Outgoing:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    @property
-    def waiting(self) -> int:
-        """How many messages wait."""
-        return self._waiting
+    def open(self) -> None:
+        """Let the messages go: the homeserver knows the focus now."""
+        self._open.set()
 
     async def stop(self, within: float) -> None:
         """Send what waits for up to `within` seconds, then give up on the rest."""
@@ -76,6 +76,7 @@ class Outgoing:
 
     async def _work(self, user: UserId, queue: deque[_Message]) -> None:
         try:
+            await self._open.wait()
             while queue:
                 await self._deliver(queue[0])
                 queue.popleft()

@@ -15,7 +15,6 @@ from .transactions import Listener
 log = logging.getLogger(__name__)
 
 QUIET = 1.0  # seconds without a transaction: the backlog is worked off
-FRESH = 3.0  # seconds; a transaction with an event this new ends the backlog too, on a server that is never quiet
 CAUGHT_UP_WITHIN = 120.0  # seconds after the ping's answer, whatever still comes
 POLL = 0.1
 
@@ -77,7 +76,8 @@ class Pinger:
     async def _catch_up(self) -> None:
         """Wait until nothing old comes any more.
 
-        That is: everything taken in is handed up, and either nothing came for a second, or what came last was fresh.
+        That is: everything taken in is handed up, and either nothing came for a second, or (on a homeserver that is
+        never quiet) what came last was made after the ping's answer: transactions come in order.
         """
         loop = asyncio.get_running_loop()
         answered = loop.time()
@@ -86,7 +86,7 @@ class Pinger:
             last = self._listener.last_transaction
             quiet = loop.time() - max(last, answered) >= QUIET
             age = self._listener.last_age
-            fresh = last > answered and age is not None and age < FRESH
+            fresh = age is not None and last - age > answered
             if self._listener.idle and (quiet or fresh):
                 break
         else:

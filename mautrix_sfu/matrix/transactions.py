@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 MAX_BODY = 32 * 1024 * 1024  # bytes; Synapse sends at most 100 events of 64 KiB, each with its previous content
 MAX_QUEUED = 20_000  # events that wait; beyond it transactions get a 503 and come again
 SLICE = 50  # events worked off before others have their turn
+AGE_LOOKS_AT = 8  # last events of a transaction, for one of the own homeserver
 SEEN = 8192  # event ids remembered to drop repeats
 
 CALL_TYPES = ("org.matrix.msc3401.call", "m.call", "org.matrix.msc3401.call.member", "m.call.member")
@@ -72,7 +73,7 @@ class Listener(AppServiceServerMixin):
         app = web.Application(client_max_size=MAX_BODY)
         self.register_routes(app)
         # No access log: older homeservers put the hs_token into the query.
-        self._runner = web.AppRunner(app, access_log=None)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=2.0)
         await self._runner.setup()
         try:
             await web.TCPSite(self._runner, host, port).start()
@@ -106,16 +107,22 @@ class Listener(AppServiceServerMixin):
             return _answer(503, "M_LIMIT_EXCEEDED", "too much to work off, try again")
         try:
             body = json.loads(await request.read())
+        except web.HTTPRequestEntityTooLarge:
+            return self._unreadable(413, "M_TOO_LARGE", f"larger than {MAX_BODY} bytes")
         except (ValueError, RecursionError):
-            self._count(Counted.MALFORMED, 1)
-            return _answer(400, "M_NOT_JSON", "not JSON")
+            return self._unreadable(400, "M_NOT_JSON", "not JSON")
         events = body.get("events") if isinstance(body, dict) else None
         if not isinstance(events, list):
-            self._count(Counted.MALFORMED, 1)
-            return _answer(400, "M_BAD_JSON", "no list of events")
+            return self._unreadable(400, "M_BAD_JSON", "no list of events")
         self._count(Counted.TRANSACTIONS, 1)
         self.take(events)
         return web.json_response({})
+
+    def _unreadable(self, status: int, errcode: str, error: str) -> web.Response:
+        """Refuse what only a faulty homeserver sends; it will repeat it, and nothing else comes meanwhile."""
+        self._count(Counted.MALFORMED, 1)
+        log.error("A transaction of the homeserver cannot be read: %s", error)
+        return _answer(status, errcode, error)
 
     # ------------------------------------------------------------ the queue
 
@@ -175,7 +182,7 @@ class Listener(AppServiceServerMixin):
 
     def _newest_age(self, events: list[Any]) -> float | None:
         """Return how long ago the newest event of the own homeserver was made, in seconds (its own reckoning)."""
-        for event in reversed(events):
+        for event in reversed(events[-AGE_LOOKS_AT:]):
             match event:
                 case {"sender": str(sender), "unsigned": {"age": int(age)}} if sender.endswith(self._suffix):
                     return age / 1000
