@@ -15,7 +15,7 @@ CARGO := --manifest-path media/Cargo.toml
 RUST_SOURCES := $(shell find media -name target -prune -o -type f -print 2>/dev/null)
 WEB_SOURCES := $(shell find web -name node_modules -prune -o -name dist -prune -o -name test-results -prune -o -type f -print 2>/dev/null)
 
-.PHONY: help prerequisites venv build rust page lint lint-python lint-rust lint-web format test test-quick demo clean
+.PHONY: help prerequisites venv build rust page lint lint-python lint-rust lint-web format test test-quick demo wheel clean
 .DELETE_ON_ERROR:
 
 help: ## show this list
@@ -86,6 +86,9 @@ test-quick: build ## the tests that need neither Synapse nor a browser
 
 demo: build ## a throw-away Synapse, the focus and a call to open in the browser; Ctrl-C removes it all
 	@$(BIN)/python scripts/demo.py
+
+wheel: page ## a wheel for this machine's Linux and any Python from 3.11 on, in dist/
+	@$(BIN)/maturin build --release --locked --out dist
 
 clean: ## remove what was built, and the virtual environments
 	rm -rf $(VENV) .cache build dist wheelhouse media/target web/node_modules web/dist mautrix_sfu/http/page
