@@ -8,7 +8,7 @@ const GAP = 10; // pixels, as in the style sheet
 const RATIO = 16 / 9;
 
 export interface GridHooks {
-  /** The video of this stream is shown in this size, or not at all. */
+  /** The video of this stream is shown in this size, or not at all. A muted one keeps its size for its return. */
   onSize(streamId: string, size: Size | null): void;
   /** The browser does not play sound before the person has clicked somewhere. */
   onSilent(): void;
@@ -71,8 +71,7 @@ export class Grid {
     if (!tile) {
       tile = new Tile(
         () => this.#toggle(key),
-        ({ model }, size) =>
-          model?.streamId && this.#hooks.onSize(model.streamId, model.hasVideo ? size : null),
+        ({ model }, size) => model?.streamId && this.#hooks.onSize(model.streamId, size),
         () => this.#hooks.onSilent(),
       );
       this.#tiles.set(key, tile);

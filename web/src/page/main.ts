@@ -28,6 +28,7 @@ const query = new URLSearchParams(location.search);
 let config: PageConfig;
 let matrix: Matrix;
 let participation: Participation | null = null;
+let devices: Devices | null = null; // of the room that is open
 let offline: HTMLElement | null = null;
 
 Object.assign(window, { sfuCall: debugHandle(() => participation) });
@@ -76,8 +77,12 @@ async function useSession(session: Session): Promise<void> {
 }
 
 function sessionOver(words: string): void {
+  participation?.call.stop();
+  participation = null;
+  devices?.stop();
   matrix.stop();
   saveSession(null);
+  showOnline(true);
   show(troubleScreen("Logged out", words, "Log in", askToLogIn));
 }
 
@@ -126,13 +131,14 @@ async function openRoom(idOrAlias: string): Promise<void> {
 async function lobby(roomId: string, problem: string | null = null): Promise<void> {
   const name = matrix.roomName(roomId);
   let update = (): void => undefined;
-  const devices = new Devices(readCameraSize(query.get("camera")), () => update());
+  const own = new Devices(readCameraSize(query.get("camera")), () => update());
+  devices = own;
   let words = problem;
-  const screen = new LobbyScreen(name, devices, {
+  const screen = new LobbyScreen(name, own, {
     join: () => void join(),
     back: () => {
       stop();
-      devices.stop();
+      own.stop();
       chooseRoom();
     },
   });
@@ -149,7 +155,7 @@ async function lobby(roomId: string, problem: string | null = null): Promise<voi
   const join = async (): Promise<void> => {
     screen.busy(true);
     try {
-      const view = await enterCall(roomId, devices);
+      const view = await enterCall(roomId, own);
       stop();
       update = view;
     } catch (error) {
@@ -163,7 +169,7 @@ async function lobby(roomId: string, problem: string | null = null): Promise<voi
   if (wasInCall()) show(waitingScreen("Going back into the call…"), name);
   else show(screen.element, name);
   paint();
-  await devices.start();
+  await own.start();
   if (!wasInCall()) return;
   await join();
   if (!participation) show(screen.element, name);

@@ -95,7 +95,7 @@ export class Tile {
       this.#enlarge.title = label;
       this.#enlarge.replaceChildren(icon(enlarged ? "shrink" : "enlarge"));
     }
-    if (before?.streamId !== model.streamId || before?.hasVideo !== model.hasVideo) this.#measureSoon();
+    if (before?.streamId !== model.streamId) this.#measureSoon();
   }
 
   remove(): void {
