@@ -9,6 +9,7 @@ BIN := $(VENV)/bin
 VENV_STAMP := $(VENV)/.installed
 MODULE := mautrix_sfu/_media.abi3.so
 PAGE := mautrix_sfu/http/page/index.html
+SYNAPSE := .cache/synapse-venv/.installed
 NODE_MODULES := web/node_modules/.package-lock.json
 CARGO := --manifest-path media/Cargo.toml
 
@@ -77,14 +78,18 @@ format: $(VENV_STAMP) $(NODE_MODULES) ## rewrite the sources as the linters want
 	cd web && npm run --silent format
 	cargo fmt $(CARGO)
 
-test: build ## all tests, with a real Synapse and a real browser
+$(SYNAPSE): scripts/install_synapse.py $(VENV_STAMP)
+	@$(BIN)/python scripts/install_synapse.py
+	@touch $@
+
+test: build $(SYNAPSE) ## all tests, with a real Synapse and a real browser
 	@scripts/prerequisites.sh test
 	@$(BIN)/python scripts/test.py
 
 test-quick: build ## the tests that need neither Synapse nor a browser
 	@$(BIN)/python scripts/test.py --quick
 
-demo: build ## a throw-away Synapse, the focus and a call to open in the browser; Ctrl-C removes it all
+demo: build $(SYNAPSE) ## a throw-away Synapse, the focus and a call to open in the browser; Ctrl-C removes it all
 	@$(BIN)/python scripts/demo.py
 
 wheel: page ## a wheel for this machine's Linux and any Python from 3.11 on, in dist/
