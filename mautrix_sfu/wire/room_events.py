@@ -39,7 +39,7 @@ def parse(event: Json, received_ms: int, now_ms: int) -> RoomFact | Ignored:
         return Ignored.SOFT_FAILED
     event_type = event.get("type")
     ids = [event.get(key) for key in ("room_id", "sender", "state_key", "event_id")]
-    if event_type not in STATE_TYPES or not isinstance(ids[2], str):
+    if not isinstance(event_type, str) or event_type not in STATE_TYPES or not isinstance(ids[2], str):
         return Ignored.NOT_STATE
     if not all(isinstance(value, str) and len(value) <= MAX_ID for value in ids):
         return Ignored.MALFORMED
