@@ -12,7 +12,7 @@ from aiohttp import web
 
 from ..config import HttpConfig, MetricsConfig
 from ..errors import ExitCode, FatalError
-from .page import FOLDER, Page
+from .call_page import FOLDER, Page
 
 Render = Callable[[], tuple[bytes, str]]  # an exposition, and its content type
 
