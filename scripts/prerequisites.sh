@@ -7,30 +7,30 @@ cd "$(dirname "$0")/.."
 what=${1:-build}
 
 packages=() commands=()
+sudo=$([ "$(id -u)" = 0 ] || echo "sudo ")
 has() { command -v "$1" >/dev/null 2>&1; }
-root() { [ "$(id -u)" = 0 ]; }
+root() { [ -z "$sudo" ]; }
 node_major() { { node --version | sed 's/^v\([0-9]*\).*/\1/'; } 2>/dev/null || echo 0; }
 node_fits() { has npm && [ "$(node_major)" -ge 20 ]; }
-debian_node() { apt-cache policy nodejs 2>/dev/null | sed -n 's/^ *Candidate: \([0-9]*\)\..*/\1/p'; }
+debian_node() { apt-cache policy nodejs 2>/dev/null | sed -n 's/^ *Candidate: \([0-9]*\)\..*/\1/p' | grep . || echo 0; }
 
 has cc || packages+=(build-essential)
 # Debian splits ensurepip off: a python3 that is new enough may lack only that.
 [ -x .venv/bin/python ] || [ -n "$(scripts/find-python.sh)" ] || packages+=(python3-venv)
 if [ "$what" = test ]; then
-    # CHROMIUM names another one; Ubuntu's chromium package is a snap, which does not run in containers.
-    [ -n "${CHROMIUM:-}" ] || has chromium || has chromium-browser || has google-chrome || packages+=(chromium)
+    has chromium || has chromium-browser || has google-chrome || packages+=(chromium)
     has ip || packages+=(iproute2)
 fi
 
 if { [ ${#packages[@]} -gt 0 ] || ! node_fits; } && has apt-get; then
     ! root || apt-get update -qq
-    node_fits || [ "$(debian_node)" -lt 20 ] 2>/dev/null || packages+=(nodejs npm)
+    node_fits || [ "$(debian_node)" -lt 20 ] || packages+=(nodejs npm)
 fi
 if [ ${#packages[@]} -gt 0 ] && has apt-get && root; then
     echo "Installing Debian packages: ${packages[*]}"
     DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${packages[@]}" >/dev/null
 elif [ ${#packages[@]} -gt 0 ] && has apt-get; then
-    commands+=("sudo apt-get install -y ${packages[*]}")
+    commands+=("${sudo}apt-get install -y ${packages[*]}")
 elif [ ${#packages[@]} -gt 0 ]; then
     commands+=("with the system's package manager, what Debian calls: ${packages[*]}")
 fi
@@ -38,11 +38,11 @@ fi
 case " ${packages[*]-} " in
     *" python3-venv "*)
         [ -n "$(scripts/find-python.sh)" ] || ! root ||
-            commands+=("Python 3.11 or later, with venv: https://www.python.org/downloads/") ;;
+            commands+=("Python 3.11 or later, with venv: curl -LsSf https://astral.sh/uv/install.sh | sh && ~/.local/bin/uv python install 3.13") ;;
 esac
 case " ${packages[*]-} " in
     *" nodejs "*) ;;
-    *) node_fits || commands+=("Node 20 or later: curl -fsSL https://deb.nodesource.com/setup_22.x | bash - && apt-get install -y nodejs") ;;
+    *) node_fits || commands+=("Node 20 or later: curl -fsSL https://deb.nodesource.com/setup_22.x | ${sudo}bash - && ${sudo}apt-get install -y nodejs") ;;
 esac
 
 rust_needed=$(sed -n 's/^rust-version *= *"\([0-9.]*\)".*/\1/p' media/Cargo.toml)
