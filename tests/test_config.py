@@ -114,6 +114,10 @@ def test_a_token_is_never_shown(tmp_path: Path) -> None:
     assert "secret" not in repr(parse(load_yaml(MINIMAL)))
     wrong = MINIMAL.replace("as-secret-1", "'pass word!'")
     assert all("pass word" not in problem for problem in problems_of(wrong))
+    assert "hunter" not in "".join(problems_of(MINIMAL.replace("https://", "https://admin:hunter2@")))
+    with pytest.raises(ConfigError, match="line 7: not valid YAML: found duplicate key") as raised:
+        load_yaml(MINIMAL + "  hs_token: hs-secret-2\n")
+    assert "secret" not in str(raised.value)
 
 
 @pytest.mark.parametrize("text", ["", "- a", "homeserver: [", "a: 1\na: 2", "\x00", "a: !!python/name:os.system x"])

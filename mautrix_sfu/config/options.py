@@ -53,7 +53,7 @@ def load_yaml(text: str) -> dict[str, Any]:
         data = YAML(typ="safe", pure=True).load(text)
     except MarkedYAMLError as error:
         where = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
-        what = (error.problem or error.context or "not valid YAML").partition("\n")[0]
+        what = re.split(r"\n| with value", error.problem or error.context or "")[0]  # a value may be a secret
         raise ConfigError(f"{where}not valid YAML: {what}") from error
     except (YAMLError, ValueError) as error:
         raise ConfigError(f"not valid YAML: {str(error).partition(chr(10))[0]}") from error
@@ -236,7 +236,7 @@ class _Section:
 
 
 def _shown(value: Any) -> str:
-    text = repr(value) if value is not None else "null"
+    text = re.sub(r"//[^/@\s]*@", "//…@", repr(value)) if value is not None else "null"
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 

@@ -16,6 +16,7 @@ from sqlalchemy.pool import NullPool
 from ..errors import ExitCode, FatalError
 
 BUSY_TIMEOUT = 5.0  # seconds to wait for another program's transaction
+_NEEDED = 65536  # bytes; SQLite's shared-memory file takes 32 KiB at once
 
 
 def sqlite_path(url: str) -> Path:
@@ -95,10 +96,20 @@ _CAUSES = {
 }
 
 
+def _disk_is_full(database: Path) -> bool:
+    try:
+        disk = os.statvfs(database.parent)
+    except OSError:
+        return False
+    return disk.f_bavail * disk.f_frsize < _NEEDED
+
+
 def fatal(url: str, error: Exception) -> FatalError:
     """One clear line for an error of the database."""
     original: BaseException | None = error.orig if isinstance(error, DBAPIError) else error
     code: int = getattr(original, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF  # without what extends it
+    if code == sqlite3.SQLITE_IOERR and _disk_is_full(sqlite_path(url)):
+        code = sqlite3.SQLITE_FULL  # SQLite does not say so of all its files
     cause, exit_code = _CAUSES.get(code, ("failed", ExitCode.DATABASE_UNREACHABLE))
     detail = str(original).partition("\n")[0]
     return FatalError(f"database {sqlite_path(url)}: {cause} ({detail})", exit_code)
