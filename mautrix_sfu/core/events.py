@@ -150,6 +150,11 @@ class CaughtUp:
     """The homeserver answered the ping and its backlog of transactions is worked off."""
 
 
+@dataclass(frozen=True, slots=True)
+class Stopping:
+    """The process is told to end: everybody is told, and nobody is taken any more."""
+
+
 # ---------------------------------------------------------------- stream metadata (MSC3077, MSC3291, MSC3898)
 
 
@@ -389,6 +394,7 @@ Event = (
     | HomeserverBack
     | Restored
     | CaughtUp
+    | Stopping
     | ToDevice
     | OfferApplied
     | AnswerApplied

@@ -66,7 +66,7 @@ class Focus:
         self._unbound: set[LegId] = set()
         self._ended: OrderedDict[CallKey, None] = OrderedDict()
         self._conferences: dict[ConferenceKey, Conference] = {}
-        self._caught_up = False
+        self.caught_up = False
         self._next_leg = 0
         self._reread_at: float | None = None
 
@@ -125,7 +125,7 @@ class Focus:
             )
             for leg in self._legs.values()
         )
-        return FocusView(legs, len(self._lobby), len(self._rooms), self._caught_up)
+        return FocusView(legs, len(self._lobby), len(self._rooms), self.caught_up)
 
     def _dispatch(self, event: ev.Event, now: float) -> None:
         match event:
@@ -151,8 +151,11 @@ class Focus:
             case ev.Restored():
                 self._restored(event, now)
             case ev.CaughtUp():
-                self._caught_up = True
+                self.caught_up = True
                 self._evaluate(self._legs.values(), now)
+            case ev.Stopping():
+                for leg in list(self._legs.values()):
+                    self._end(leg, "signalling_timeout", now)
             case ev.Invite() | ev.Hangup() | ev.DeviceNegotiate() | ev.Noted():
                 for message in self._sequencer.accept(event, now):
                     self._signal(message, now)
@@ -553,7 +556,7 @@ class Focus:
     def _grade(self, leg: Leg, standing: Standing, now: float) -> None:
         leg.listed = leg.listed or standing.listed
         self._watch_expiry(leg, standing)
-        full = standing.grade is Grade.FULL and self._caught_up
+        full = standing.grade is Grade.FULL and self.caught_up
         if full and leg.grade is Grade.HELD and leg.conference is not None:
             leg.grade = Grade.FULL
             leg.cancel_timer(Timer.HELD)

@@ -105,15 +105,15 @@ class Matrix:
         """Ask for a room's state; the sink's `on_snapshot` answers, with None where it is not permitted."""
         self._snapshots.request(room_id)
 
-    async def send_message(self, room_id: str, body: str, html: str | None = None) -> None:
+    def send_message(self, room_id: str, body: str, html: str | None = None) -> None:
         """Queue a notice of the bot to a room."""
         self._bot.send_message(room_id, body, html)
 
-    async def join_room(self, room_id: str) -> None:
+    def join_room(self, room_id: str) -> None:
         """Queue the bot's joining of a room."""
         self._bot.join(room_id)
 
-    async def leave_room(self, room_id: str) -> None:
+    def leave_room(self, room_id: str) -> None:
         """Queue the bot's leaving of a room."""
         self._bot.leave(room_id)
 

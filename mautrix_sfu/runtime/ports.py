@@ -13,6 +13,22 @@ from ..wire.negotiation import LocalTransport
 from ..wire.plan import MediaPlan, RemoteTransport
 
 
+class Owner(Protocol):
+    """The composition root."""
+
+    def matrix_failed(self, message: str) -> None:
+        """End the process: the homeserver refuses the focus, or its edge has a fault."""
+
+    def media_failed(self, message: str) -> None:
+        """End the process: a media thread failed."""
+
+    def homeserver_changed(self, up: bool) -> None:
+        """Learn whether the homeserver answers."""
+
+    def bot_event(self, event: dict[str, Any]) -> None:
+        """Take a message to the bot."""
+
+
 class MatrixPort(Protocol):
     """The Matrix edge."""
 

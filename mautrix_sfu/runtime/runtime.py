@@ -25,7 +25,7 @@ from ..wire import channel, room_events, to_device
 from ..wire.fields import MalformedError
 from ..wire.negotiation import Negotiation
 from ..wire.sdp import SdpError
-from .ports import MatrixPort, MediaPort, RtcPort, StorePort
+from .ports import MatrixPort, MediaPort, Owner, RtcPort, StorePort
 
 log = logging.getLogger("mautrix_sfu.call")
 T = TypeVar("T")
@@ -64,14 +64,14 @@ class Runtime:
         self,
         policy: Policy,
         metrics: Metrics,
-        on_fatal: Callable[[str], None],
+        owner: Owner,
         clock: Callable[[], float] = time.monotonic,
         wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
         self._policy = policy
         self._focus = Focus(policy)
         self._metrics = metrics
-        self._fatal = on_fatal
+        self._owner = owner
         self._clock = clock
         self._wall_ms = wall_ms
         self._matrix: MatrixPort | None = None
@@ -105,6 +105,15 @@ class Runtime:
     def view(self) -> FocusView:
         """What an operator may see of the calls."""
         return self._focus.view(self._clock())
+
+    @property
+    def caught_up(self) -> bool:
+        """Whether the backlog from before the start is worked off."""
+        return self._focus.caught_up
+
+    def say_goodbye(self) -> None:
+        """End all legs and tell their peers."""
+        self._feed(ev.Stopping())
 
     def stop(self) -> None:
         """Work off nothing more."""
@@ -196,11 +205,20 @@ class Runtime:
     def on_homeserver(self, up: bool) -> None:
         """Learn that the homeserver is away, or back."""
         self.homeserver_up = up
+        self._owner.homeserver_changed(up)
         self._feed(ev.HomeserverBack() if up else ev.HomeserverLost())
 
     def on_caught_up(self) -> None:
         """Learn that nothing from before the start is missing any more."""
         self._feed(ev.CaughtUp())
+
+    def on_bot_event(self, event: dict[str, Any]) -> None:
+        """Pass on what was said to the bot."""
+        self._owner.bot_event(event)
+
+    def on_fatal(self, message: str) -> None:
+        """Without its homeserver the focus is half dead: end it."""
+        self._owner.matrix_failed(message)
 
     def _schedule_inbox(self) -> None:
         if self._inbox and self._inbox_handle is None and not self._stopped:
@@ -244,7 +262,7 @@ class Runtime:
 
     def on_media_failed(self, message: str) -> None:
         """Without its media core the focus is half dead: end it."""
-        self._fatal(message)
+        self._owner.media_failed(message)
 
     # ------------------------------------------------------------ from the WebRTC edge
 

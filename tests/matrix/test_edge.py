@@ -198,8 +198,8 @@ async def test_the_bot_follows_an_admins_invite_hears_its_admin_and_answers(
     await stranger.send_message(room, "let me in")
     await admin.send_message(room, "help")
     await focus.sink.until(lambda sink: [e for e in sink.bot_events if e["type"] == "m.room.message"])
-    await focus.matrix.send_message(room, "here is help", "<b>here</b> is help")
-    await focus.matrix.send_message(room, "and more")
+    focus.matrix.send_message(room, "here is help", "<b>here</b> is help")
+    focus.matrix.send_message(room, "and more")
     async with asyncio.timeout(10):
         bodies: list[str] = []
         while "and more" not in bodies:

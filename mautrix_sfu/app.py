@@ -1,0 +1,222 @@
+"""The composition root: builds the parts from the configuration, starts and stops them in order."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import time
+from collections.abc import Sequence
+from contextlib import AsyncExitStack, suppress
+from typing import Any
+
+from . import __version__
+from .admin import Context, answer
+from .config import Config, MediaConfig, Permission
+from .core.ids import Device, DeviceId, SessionId, UserId
+from .core.policy import Limits, Policy
+from .errors import ExitCode, FatalError
+from .http import FocusInfo, HttpServer
+from .matrix import Matrix, MatrixSettings
+from .media import Media
+from .metrics import Metrics
+from .rtc import Rtc
+from .runtime import Runtime
+from .store import Store
+
+log = logging.getLogger("mautrix_sfu")
+
+ANY = "0.0.0.0"  # noqa: S104  media is for everybody; the media core answers each from the address that was asked
+
+
+def run(config: Config) -> int:
+    """Run the focus until it is told to stop; raises FatalError when it cannot go on."""
+    asyncio.run(_Focus(config).run())
+    return 0
+
+
+def policy_of(config: Config) -> Policy:
+    """The operator's decisions as the core needs them."""
+    conferences = config.conferences
+    limits = conferences.limits
+    return Policy(
+        focus=_focus(config),
+        session_id=SessionId("sfu"),
+        homeservers=frozenset(conferences.homeservers),
+        guests=conferences.guests,
+        banned=frozenset(conferences.banned),
+        invite_wait=conferences.invite_wait,
+        held_timeout=conferences.held_timeout,
+        ping_interval=conferences.ping_interval,
+        ping_timeout=conferences.ping_timeout,
+        limits=Limits(
+            legs_per_user=limits.legs_per_user,
+            legs_per_conference=limits.legs_per_conference,
+            legs=limits.legs,
+            held_legs=limits.held_legs,
+            held_legs_per_user=limits.held_legs_per_user,
+        ),
+    )
+
+
+def _focus(config: Config) -> Device:
+    return Device(UserId(config.bot_user_id), DeviceId(config.appservice.bot_device))
+
+
+class _Focus:
+    """One running focus. Whatever ends it, ends all of it: never half of it goes on."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._started = time.monotonic()
+        self._metrics = Metrics(__version__)
+        self._runtime = Runtime(policy_of(config), self._metrics, self)
+        self._ended: asyncio.Future[None] | None = None
+        self._matrix: Matrix | None = None
+        self._media: Media | None = None
+        self._store: Store | None = None
+
+    async def run(self) -> None:
+        """Start everything, wait for a signal or a fault, stop everything; raises FatalError."""
+        loop = asyncio.get_running_loop()
+        self._ended = loop.create_future()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._finish)
+        async with AsyncExitStack() as stack:
+            starting = loop.create_task(self._start(stack), name="start")
+            await asyncio.wait((starting, self._ended), return_when=asyncio.FIRST_COMPLETED)
+            if not starting.done():
+                starting.cancel()
+            with suppress(asyncio.CancelledError):
+                await starting
+                log.info("mautrix-sfu %s is running as %s", __version__, _focus(self._config))
+            await self._ended
+            log.info("stopping")
+
+    async def _start(self, stack: AsyncExitStack) -> None:
+        config, loop = self._config, asyncio.get_running_loop()
+        store = self._store = await Store.open(config.database.url, config.database.migrate, self._store_failed)
+        stack.push_async_callback(store.close)
+        stored = await store.load()
+        media = self._media = _open_media(config.media)
+        stack.callback(media.shutdown)
+        rtc = Rtc(media, self._runtime, _candidates(config.media, media.local_addresses()))
+        stack.push_async_callback(rtc.stop)
+        matrix = self._matrix = Matrix(self._matrix_settings(), self._runtime, stored.position)
+        self._runtime.connect(matrix, media, rtc, store)
+        stack.callback(self._runtime.stop)
+        media.start(loop, self._runtime)
+        self._metrics.watch_focus(self._runtime.view)
+        self._metrics.watch_media(media.stats)
+        info = FocusInfo(config.bot_user_id, config.appservice.bot_device, __version__)
+        http = HttpServer(config.http, config.metrics, info, self, self._metrics.render)
+        stack.push_async_callback(http.stop)
+        await http.start()
+        lag = loop.create_task(self._metrics.measure_loop_lag(), name="loop lag")
+        stack.push_async_callback(_cancel, lag)
+        stack.push_async_callback(matrix.stop)
+        await matrix.start()
+        stack.callback(self._runtime.say_goodbye)
+        # Nothing is worked off before this: the edge's tasks run from the next round of the loop on.
+        self._runtime.restore([(fact.event, fact.received_ms) for fact in stored.facts], tuple(stored.legs))
+
+    def _matrix_settings(self) -> MatrixSettings:
+        config = self._config
+        return MatrixSettings(
+            homeserver_url=config.homeserver.address,
+            focus=_focus(config),
+            appservice_id=config.appservice.id,
+            as_token=config.appservice.as_token,
+            hs_token=config.appservice.hs_token,
+            listen_host=config.appservice.hostname,
+            listen_port=config.appservice.port,
+            verify_ssl=config.homeserver.verify_ssl,
+            may_invite=lambda user: config.bot.permission(user) >= Permission.ADMIN,
+            may_command=lambda user: config.bot.permission(user) >= Permission.USE,
+            count=lambda what, by: self._metrics.count_matrix(what.value, by),
+        )
+
+    # ------------------------------------------------------------ the end
+
+    def _finish(self, error: FatalError | None = None) -> None:
+        if self._ended is None or self._ended.done():
+            return
+        if error is None:
+            self._ended.set_result(None)
+        else:
+            self._ended.set_exception(error)
+
+    def matrix_failed(self, message: str) -> None:
+        """Without its homeserver the focus is half dead: end it."""
+        internal = message.startswith("a fault in")
+        self._finish(FatalError(message, ExitCode.INTERNAL if internal else ExitCode.TOKEN_REFUSED))
+
+    def media_failed(self, message: str) -> None:
+        """Without its media core the focus is half dead: end it."""
+        self._finish(FatalError(f"the media core failed: {message}", ExitCode.MEDIA_FAILED))
+
+    def _store_failed(self, message: str) -> None:
+        failure = self._store.failure if self._store is not None else None
+        self._finish(failure or FatalError(message, ExitCode.DATABASE_UNREACHABLE))
+
+    # ------------------------------------------------------------ what is asked of it
+
+    def homeserver_changed(self, up: bool) -> None:
+        """Show in the metrics whether the homeserver answers."""
+        self._metrics.homeserver(up)
+
+    def bot_event(self, event: dict[str, Any]) -> None:
+        """Answer a message to the bot."""
+        if event.get("type") != "m.room.message" or self._matrix is None:
+            return
+        level = self._config.bot.permission(event["sender"])
+        reply = answer(event["content"]["body"], level, self._context())
+        if reply is not None:
+            self._matrix.send_message(event["room_id"], reply.body, reply.html)
+
+    def _context(self) -> Context:
+        media = self._media.stats() if self._media is not None else {}
+        return Context(
+            self._runtime.view(), __version__, time.monotonic() - self._started, tuple(self.not_ready()), media
+        )
+
+    def not_ready(self) -> Sequence[str]:
+        """Why calls cannot be carried now."""
+        reasons = []
+        if self._ended is None or self._ended.done():
+            reasons.append("the focus is stopping")
+        if not self._runtime.homeserver_up:
+            reasons.append("the homeserver does not answer, or lags")
+        if not self._runtime.caught_up:
+            reasons.append("the homeserver's backlog is not worked off yet")
+        return reasons
+
+    def accepting(self) -> bool:
+        """Whether new calls are taken."""
+        return not self.not_ready()
+
+
+def _open_media(config: MediaConfig) -> Media:
+    binds = [(address, config.port) for address in config.addresses or (ANY,)]
+    try:
+        return Media(binds, config.threads)
+    except OSError as error:
+        where = ", ".join(f"{address}:{port}" for address, port in binds)
+        raise FatalError(
+            f"media.port: cannot listen on UDP {where}: {error.strerror or error}", ExitCode.PORT_TAKEN
+        ) from error
+
+
+def _candidates(config: MediaConfig, bound: Sequence[tuple[str, int]]) -> tuple[tuple[str, int], ...]:
+    """The addresses to advertise: those configured (behind 1:1 NAT), else what is bound, loopback last resort."""
+    if config.advertise:
+        port = bound[0][1]
+        return tuple((address, port) for address in config.advertise)
+    public = tuple(address for address in bound if not address[0].startswith("127."))
+    return public or tuple(bound)
+
+
+async def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
