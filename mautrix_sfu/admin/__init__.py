@@ -1,7 +1,7 @@
 """The bot's commands: from a message and the state of the focus to a reply, without I/O."""
 
-from .bot import Bot, answer
+from .bot import answer
 from .commands import Context
 from .reply import Reply
 
-__all__ = ["Bot", "Context", "Reply", "answer"]
+__all__ = ["Context", "Reply", "answer"]

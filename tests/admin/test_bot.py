@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 from html.parser import HTMLParser
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mautrix_sfu.admin import Bot, Context, Reply, answer
+from mautrix_sfu.admin import Context, Reply, answer
 from mautrix_sfu.admin.commands import COMMANDS
 from mautrix_sfu.admin.reply import MAX_ROWS, duration
-from mautrix_sfu.config import BotConfig, Permission
+from mautrix_sfu.config import Permission
 from mautrix_sfu.core.ids import ConferenceKey, ConfId, Device, DeviceId, LegId, RoomId, UserId
 from mautrix_sfu.core.view import FocusView, LegView
 
@@ -159,68 +158,3 @@ def test_ids_are_text_whatever_they_hold(room: str, call: str, typed: str) -> No
 )
 def test_spans_of_time_are_shown_in_two_units(seconds: float, shown: str) -> None:
     assert duration(seconds) == shown
-
-
-# ---------------------------------------------------------------- in its rooms
-
-
-class Room:
-    """Takes what the bot says."""
-
-    def __init__(self) -> None:
-        self.said: list[tuple[str, str]] = []
-
-    def send_message(self, room_id: str, body: str, html: str | None) -> None:
-        assert html
-        self.said.append((room_id, body))
-
-
-def message(body: Any, sender: Any = "@admin:x.org") -> dict[str, Any]:
-    content = {"msgtype": "m.text", "body": body}
-    return {"type": "m.room.message", "room_id": "!admins:x.org", "sender": sender, "content": content}
-
-
-@pytest.fixture
-def room() -> Room:
-    return Room()
-
-
-@pytest.fixture
-def bot(room: Room) -> Bot:
-    config = BotConfig({"*": Permission.USE, "@admin:x.org": Permission.ADMIN})
-    clock = iter(range(0, 1000, 60))
-    return Bot(config, room, lambda: context(leg()).view, dict, "1.2.3", lambda: ["why"], lambda: next(clock))
-
-
-def test_an_admin_is_answered_in_the_room_that_was_used(bot: Bot, room: Room) -> None:
-    bot.handle(message("status"))
-    [(where, body)] = room.said
-    assert where == "!admins:x.org"
-    assert "running for: 1 min 0 s" in body
-    assert "ready: no: why" in body
-
-
-@pytest.mark.parametrize(
-    "event",
-    [
-        message("status", "@user:x.org"),
-        message("status", "@admin:x.org.evil.org"),
-        message(5),
-        message("status", None),
-        {"type": "m.room.message", "content": None},
-        {"type": "m.room.member", "content": {"membership": "join"}},
-        {},
-    ],
-)
-def test_nobody_else_and_nothing_else_is_answered(bot: Bot, room: Room, event: dict[str, Any]) -> None:
-    bot.handle(event)
-    assert not room.said
-
-
-def test_a_media_core_that_has_failed_does_not_silence_the_bot(room: Room) -> None:
-    def failed() -> dict[str, int]:
-        raise RuntimeError("a media thread has failed")
-
-    bot = Bot(BotConfig({"*": Permission.ADMIN}), room, lambda: context().view, failed, "1.2.3")
-    bot.handle(message("status"))
-    assert len(room.said) == 1
