@@ -62,6 +62,26 @@ def decode(sender: str, event_type: str, content: Json) -> ToDevice:
             raise MalformedError("unknown_type", "unknown event type")
 
 
+def refusal(sender: str, event_type: str, content: Json, policy_session: SessionId) -> SendReject | None:
+    """The reject that is due for an invite that could not be decoded, where it says whose it is."""
+    if event_type != "m.call.invite":
+        return None
+    try:
+        envelope = _envelope(sender, content)
+    except MalformedError:
+        return None
+    address = Address(
+        envelope.sender,
+        envelope.call_id,
+        envelope.conf_id,
+        envelope.room_id,
+        policy_session,
+        envelope.session_id,
+        0,
+    )
+    return SendReject(address, "unknown_error")
+
+
 def description_of(description: Json, limit: int) -> tuple[str, str]:
     """(type, SDP) of a session description."""
     kind = description.get("type")
