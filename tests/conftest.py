@@ -7,8 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from tests.support.synapse import Registration, Synapse
+
+settings.register_profile("shared machine", deadline=None)  # wall time says nothing here
+settings.load_profile("shared machine")
 
 MakeSynapse = Callable[..., Awaitable[Synapse]]
 
