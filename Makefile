@@ -29,7 +29,7 @@ venv: $(VENV_STAMP) ## the virtual environment .venv with all that development n
 
 $(VENV_STAMP): pyproject.toml constraints.txt scripts/requirements.py | prerequisites
 	@[ -x $(BIN)/python ] || { echo "Making the virtual environment $(VENV)"; "$$(scripts/find-python.sh)" -m venv $(VENV); }
-	@echo "Installing Python packages into $(VENV)"
+	@echo "Installing Python packages into $(VENV) (half a minute)"
 	@$(BIN)/python scripts/requirements.py | $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r /dev/stdin
 	@touch $@
 
@@ -38,8 +38,8 @@ build: rust page ## the media core and the call page, in place; nothing if nothi
 rust: $(MODULE) ## the media core alone
 
 $(MODULE): $(RUST_SOURCES) $(VENV_STAMP)
-	@echo "Building the media core"
-	@VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/maturin develop --release --quiet
+	@echo "Building the media core (a minute or two the first time)"
+	@VIRTUAL_ENV=$(CURDIR)/$(VENV) PIP_QUIET=2 $(BIN)/maturin develop --release --locked --quiet
 	@touch $@
 
 page: $(PAGE) ## the call page alone
@@ -51,7 +51,7 @@ $(NODE_MODULES): web/package-lock.json | prerequisites
 
 $(PAGE): $(WEB_SOURCES) $(NODE_MODULES)
 	@echo "Building the call page"
-	@cd web && npm run --silent build
+	@cd web && npm run --silent build -- --logLevel warn
 	@touch $@
 
 lint: lint-python lint-rust lint-web ## everything that is checked without running it
