@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,6 @@ import pytest
 
 from mautrix_sfu.config import HttpConfig, MetricsConfig
 from mautrix_sfu.http import FocusInfo, HttpServer
-from tests.conftest import MakeSynapse
 from tests.support.browser import Browser, CallPage, PageSession
 from tests.support.synapse import PASSWORD, Client, Synapse, free_port
 
@@ -51,11 +52,28 @@ class Stage:
         return []
 
 
+@pytest.fixture(scope="module")
+def synapse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Synapse]:
+    """One for all of these tests: each has users and a room of its own."""
+    server = Synapse(directory=tmp_path_factory.mktemp("synapse"))
+
+    async def start() -> None:
+        await server.start()
+        await server.close_http()
+
+    asyncio.run(start())
+    yield server
+    server.close(keep=True)
+
+
+_number = itertools.count()
+
+
 @pytest.fixture
-async def stage(make_synapse: MakeSynapse) -> AsyncIterator[Stage]:
-    server = await make_synapse()
+async def stage(synapse: Synapse) -> AsyncIterator[Stage]:
+    server, n = synapse, next(_number)
     alice, bob, focus = [
-        await server.register_user(name, device_id=device)
+        await server.register_user(f"{name}{n}", device_id=device)
         for name, device in (("alice", "ALICE1"), ("bob", "BOB1"), ("sfu", "SFU1"))
     ]
     room = await alice.create_room("Tea", invite=[bob.user_id])
@@ -66,6 +84,7 @@ async def stage(make_synapse: MakeSynapse) -> AsyncIterator[Stage]:
     await page_server.start()
     yield Stage(server, f"http://127.0.0.1:{http.port}/", alice, bob, focus, room)
     await page_server.stop()
+    await server.close_http()
 
 
 @pytest.fixture
@@ -86,7 +105,7 @@ async def call_messages(focus: Client, count: int) -> list[dict[str, Any]]:
 async def test_a_person_logs_in_chooses_a_room_and_logs_out(stage: Stage, browser: Browser) -> None:
     page = await browser.open(stage.address)
     assert await page.page.get_by_label("Homeserver").input_value() == stage.server.base_url
-    await page.page.get_by_label("User name").fill("alice")
+    await page.page.get_by_label("User name").fill(stage.alice.user_id)
     await page.page.get_by_label("Password").fill("a guess")
     await page.page.get_by_role("button", name="Log in").click()
     await page.wait_words("The user name or the password is wrong.")
@@ -126,7 +145,7 @@ async def test_the_device_stands_in_the_room_state_before_the_focus_is_called(st
     (device,) = entry["m.devices"]
     assert device["device_id"] == content["device_id"] == content["party_id"] == "ALICE1"
     assert device["session_id"] == content["sender_session_id"]
-    assert device["org.matrix.msc3898.foci.active"] == [{"user_id": "@sfu:localhost", "device_id": "SFU1"}]
+    assert device["org.matrix.msc3898.foci.active"] == [{"user_id": stage.silent_focus.user_id, "device_id": "SFU1"}]
     assert content["org.matrix.msc3898.room_id"] == stage.room
     assert (content["seq"], content["dest_session_id"], content["version"]) == (0, "sfu", "1")
     offer = content["offer"]["sdp"]
@@ -156,7 +175,7 @@ async def test_who_leaves_or_closes_the_tab_is_out_of_the_room_state(stage: Stag
     await bob.page.close()
     await alice.wait("nobody is in the call", both_out)
     hangups = [event for event in await call_messages(stage.silent_focus, 6) if event["type"] == "m.call.hangup"]
-    assert sorted(event["sender"] for event in hangups) == ["@alice:localhost", "@bob:localhost"]
+    assert sorted(event["sender"] for event in hangups) == [stage.alice.user_id, stage.bob.user_id]
 
 
 async def test_a_reload_in_the_call_goes_back_into_it_in_a_new_session(stage: Stage, browser: Browser) -> None:
@@ -173,7 +192,7 @@ async def test_a_reload_in_the_call_goes_back_into_it_in_a_new_session(stage: St
 async def test_other_devices_of_the_same_user_stay_in_the_call(stage: Stage, browser: Browser) -> None:
     phone = {"m.call_id": "conf", "m.devices": [{"device_id": "PHONE", "session_id": "x", "expires_ts": 1 << 42}]}
     await stage.alice.send_state(stage.room, "org.matrix.msc3401.call", "conf", {"m.intent": "m.room"})
-    await stage.alice.send_state(stage.room, MEMBER, "@alice:localhost", {"m.calls": [phone]})
+    await stage.alice.send_state(stage.room, MEMBER, stage.alice.user_id, {"m.calls": [phone]})
     page = await browser.open(stage.address, stage.session(stage.alice))
     await lobby(page)
     assert "In the call: alice" in await page.words()
@@ -208,10 +227,17 @@ async def test_a_refusal_of_the_focus_is_told_and_tried_again(stage: Stage, brow
         "seq": 0,
         "reason": "user_busy",
     }
-    await stage.silent_focus.send_to_device("m.call.reject", "@alice:localhost", "ALICE1", reject)
+    await stage.silent_focus.send_to_device("m.call.reject", stage.alice.user_id, "ALICE1", reject)
     await page.wait_words("The call server refuses the call (user_busy).")
     again = [event for event in await call_messages(stage.silent_focus, 2) if event["type"] == "m.call.invite"]
     assert again[0]["content"]["call_id"] != invite["call_id"]
+
+
+async def test_a_focus_that_says_nothing_is_told(stage: Stage, browser: Browser) -> None:
+    page = await browser.open(stage.address, stage.session(stage.alice))
+    await page.page.locator("button.join").click()
+    await page.wait_words("The call server does not answer. Still trying…")
+    assert await page.state() == "connecting"
 
 
 async def test_the_end_of_the_call_and_of_membership_are_told(stage: Stage, browser: Browser) -> None:
@@ -241,7 +267,7 @@ async def test_a_homeserver_that_is_away_is_told_until_it_is_back(stage: Stage, 
 
 
 async def test_a_session_that_is_over_leads_to_the_login(stage: Stage, browser: Browser) -> None:
-    session = PageSession(stage.server.base_url, "@alice:localhost", "ALICE1", "no-token", stage.room)
+    session = PageSession(stage.server.base_url, stage.alice.user_id, "ALICE1", "no-token", stage.room)
     page = await browser.open(stage.address, session)
     await page.wait_words("Logged out")
     await page.page.get_by_role("button", name="Log in").click()

@@ -26,6 +26,9 @@ const REFRESH_AGAIN_MS = 60 * 1000;
 /** Trouble may come from an event that expired while the computer slept: older than this, it is sent again. */
 const FRESH_MS = 5 * 60 * 1000;
 
+/** A call server that answers does so well within this time. */
+const PATIENCE_MS = 8_000;
+
 /** Something that keeps a person out of the call, in words for that person. */
 export class CallProblem extends Error {}
 
@@ -62,6 +65,7 @@ export class Participation {
   readonly #devices: Devices;
   readonly #stops: (() => void)[] = [];
   #refresh: ReturnType<typeof setTimeout> | undefined;
+  #impatience: ReturnType<typeof setTimeout> | undefined;
   #published = false;
   #publishedAt = 0; // ms
 
@@ -198,7 +202,12 @@ export class Participation {
   }
 
   #onState(state: CallState): void {
+    clearTimeout(this.#impatience);
     if (state === "connected") this.#hooks.status(null);
+    if (state === "connecting") {
+      const words = "The call server does not answer. Still trying…";
+      this.#impatience = setTimeout(() => this.#hooks.status(words), PATIENCE_MS);
+    }
     this.#hooks.changed();
   }
 
@@ -224,6 +233,7 @@ export class Participation {
 
   #close(): void {
     clearTimeout(this.#refresh);
+    clearTimeout(this.#impatience);
     for (const stop of this.#stops.splice(0)) stop();
   }
 }
