@@ -175,7 +175,10 @@ class _Focus:
             self._matrix.send_message(event["room_id"], reply.body, reply.html)
 
     def _context(self) -> Context:
-        media = self._media.stats() if self._media is not None else {}
+        media: dict[str, int] = {}
+        if self._media is not None:
+            with suppress(RuntimeError):  # it has failed, and the process ends
+                media = self._media.stats()
         return Context(
             self._runtime.view(), __version__, time.monotonic() - self._started, tuple(self.not_ready()), media
         )

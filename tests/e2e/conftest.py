@@ -1,0 +1,38 @@
+"""Deployments for end-to-end tests."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.focus import Deployment
+
+
+@pytest.fixture(scope="module")
+def shared_deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    """One Synapse and one focus for all tests of a module: each test has users and a room of its own."""
+    deployment = Deployment(tmp_path_factory.mktemp("deployment"))
+
+    async def start() -> None:
+        await deployment.start()
+        await deployment.synapse.close_http()
+
+    try:
+        asyncio.run(start())
+        yield deployment
+    finally:
+        asyncio.run(deployment.stop())
+
+
+@pytest.fixture
+async def deployment(tmp_path: Path) -> AsyncIterator[Deployment]:
+    """A Synapse and a focus for one test, which may stop and kill them."""
+    made = Deployment(tmp_path)
+    try:
+        await made.start()
+        yield made
+    finally:
+        await made.stop()
