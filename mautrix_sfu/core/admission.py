@@ -57,12 +57,12 @@ def newest(allowed: Iterable[tuple[Room, Device, Standing]], conf_id: ConfId) ->
     return None if best is None else (best[1], best[2])
 
 
-def limit_hit(peer: Device, place: Place, legs: Iterable[Leg], replaced: Leg | None, policy: Policy) -> str | None:
+def limit_hit(peer: Device, place: Place, legs: Iterable[Leg], replaced: list[Leg], policy: Policy) -> str | None:
     """The first limit that one more leg would break, by name."""
     limits = policy.limits
     total = held = of_user = held_of_user = in_conference = 0
     for leg in legs:
-        if leg is replaced:
+        if leg in replaced:
             continue
         total += 1
         is_held = leg.grade is Grade.HELD

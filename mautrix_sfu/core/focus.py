@@ -349,6 +349,8 @@ class Focus:
         elif call in self._ended:
             self._out.count(Counter.BAD_MESSAGES, "invite_of_ended_call")
         elif call not in self._lobby:
+            if self._lobby.supersede(invite):
+                self._out.count(Counter.REFUSALS, "superseded")
             self._admit(invite, now + min(invite.lifetime, self._policy.invite_wait), now)
 
     def _admit(self, invite: ev.Invite, deadline: float, now: float) -> None:
@@ -358,8 +360,8 @@ class Focus:
             self._park(invite, place, deadline)
             return
         envelope = invite.envelope
-        live = self._same_device(envelope, place)
-        if live is not None and live.session != envelope.session_id and self._standing(live, now).listed:
+        live = self._same_device(envelope, place.key)
+        if any(leg.session != envelope.session_id and self._standing(leg, now).listed for leg in live):
             self._park(invite, "other_session_is_live", deadline)
             return
         self._lobby.take((envelope.sender, envelope.call_id))
@@ -368,7 +370,7 @@ class Focus:
             self._out.count(Counter.BOUNDS_HIT, limit)
             self._reject(envelope, REASON_BUSY, limit)
             return
-        self._open(invite, place, live, now)
+        self._open(invite, place, now)
 
     def _park(self, invite: ev.Invite, cause: str, deadline: float) -> None:
         call = (invite.envelope.sender, invite.envelope.call_id)
@@ -377,12 +379,15 @@ class Focus:
         if dropped is not None:
             self._out.count(Counter.BOUNDS_HIT, "parked_invites")
 
-    def _same_device(self, envelope: ev.Envelope, place: Place) -> Leg | None:
-        for leg in self._legs.values():
-            same_call = leg.peer == envelope.sender and leg.envelope.conf_id == envelope.conf_id
-            if same_call and (leg.conference is None or place.key is None or leg.conference == place.key):
-                return leg
-        return None
+    def _same_device(self, envelope: ev.Envelope, key: ConferenceKey | None) -> list[Leg]:
+        """The legs that an invite of this device replaces, if it is answered."""
+        return [
+            leg
+            for leg in self._legs.values()
+            if leg.peer == envelope.sender
+            and leg.envelope.conf_id == envelope.conf_id
+            and (leg.conference is None or key is None or leg.conference == key)
+        ]
 
     def _reject(self, envelope: ev.Envelope, reason: str, cause: str) -> None:
         self._out.count(Counter.REFUSALS, cause)
@@ -392,11 +397,10 @@ class Focus:
 
     # ------------------------------------------------------------ a leg's life
 
-    def _open(self, invite: ev.Invite, place: Place, replaces: Leg | None, now: float) -> None:
+    def _open(self, invite: ev.Invite, place: Place, now: float) -> None:
         self._next_leg += 1
         leg = Leg(LegId(self._next_leg), invite.envelope, self._policy, self._out, self._timers)
         leg.since = now
-        leg.replaces = replaces.id if replaces is not None else None
         leg.pending = PendingOffer(invite.metadata, Via.INVITE)
         self._legs[leg.id] = leg
         self._by_call[leg.peer, invite.envelope.call_id] = leg.id
@@ -433,9 +437,9 @@ class Focus:
         leg.poll_offers(now)
 
     def _answer_invite(self, leg: Leg, answer: str, now: float) -> None:
-        old = self._legs.get(leg.replaces) if leg.replaces is not None else None
-        if old is not None:
-            self._end(old, "replaced" if old.session == leg.session else "new_session", now)
+        for old in self._same_device(leg.envelope, leg.conference):
+            if old is not leg:
+                self._end(old, "replaced" if old.session == leg.session else "new_session", now)
         leg.set_state(State.CONNECTING)
         leg.set_timer(Timer.CONNECT, now + CONNECT_TIMEOUT)
         if self._reread_at is None:

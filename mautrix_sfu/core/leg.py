@@ -95,7 +95,6 @@ class Leg:
         self.grade = Grade.HELD
         self.listed = False  # the room state named this device and session at some time
         self.state = State.ANSWERING
-        self.replaces: LegId | None = None  # the leg that ends when this one is answered
         self.pending: PendingOffer | None = None
         self.answer: SendAnswer | None = None
         self.published = Publications(self.peer, leg_id)

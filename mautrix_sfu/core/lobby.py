@@ -63,16 +63,22 @@ class Lobby:
                 del self._by_sender[sender]
         return parked
 
+    def supersede(self, invite: Invite) -> bool:
+        """Remove the older invite of this device for the same call: only its newest counts."""
+        newer = invite.envelope
+        for call, parked in list(self._parked.items()):
+            older = parked.invite.envelope
+            if (older.sender, older.conf_id, older.room_id) == (newer.sender, newer.conf_id, newer.room_id):
+                self.take(call)
+                return True
+        return False
+
     def waiting_for(self, room_id: RoomId, confs: set[ConfId]) -> Iterator[Parked]:
         """The invites that a change in this room, which names these calls, may help."""
         for parked in list(self._parked.values()):
             envelope = parked.invite.envelope
             if envelope.room_id == room_id or (envelope.room_id is None and envelope.conf_id in confs):
                 yield parked
-
-    def all(self) -> list[Parked]:
-        """Every parked invite, oldest first."""
-        return list(self._parked.values())
 
     def next_deadline(self) -> float | None:
         """When the next one has waited long enough."""
