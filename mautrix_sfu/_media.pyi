@@ -1,16 +1,19 @@
 """The media core (Rust, crate in media/). `mautrix_sfu.media` is the only importer."""
 
-from typing import final
+from typing import Literal, final
+
+__all__ = ["BUILD", "MediaCore"]
 
 BUILD: str  # hash of the crate's sources at build time; media.py refuses a stale binary
 
-# What poll() gives. The first item names the event:
-#   ("ice_connected", leg)                   an authenticated USE-CANDIDATE latched the first address
-#   ("ice_lost", leg)                        no authenticated STUN for the consent time
-#   ("dtls", leg, bytes)                     a DTLS datagram from the latched address
-#   ("speaker", leg, mid)                    another dominant speaker in the leg's group
-#   ("failed", message)                      a media thread panicked or lost its socket: the process must end
-Event = tuple[str, int] | tuple[str, int, bytes] | tuple[str, int, str] | tuple[str, str]
+# What poll() gives. The first item names the event.
+_Event = (
+    tuple[Literal["ice_connected"], int]  # leg: an authenticated USE-CANDIDATE latched the first address
+    | tuple[Literal["ice_lost"], int]  # leg: no authenticated STUN for the consent time
+    | tuple[Literal["dtls"], int, bytes]  # leg, a DTLS datagram from the latched address
+    | tuple[Literal["speaker"], int, str]  # leg, mid: another dominant speaker in the leg's group
+    | tuple[Literal["failed"], str]  # message: a media thread panicked or lost its socket: the process must end
+)
 
 @final
 class MediaCore:
@@ -23,7 +26,7 @@ class MediaCore:
     def __new__(cls, binds: list[tuple[str, int]], threads: int = 1) -> MediaCore: ...
     def local_addresses(self) -> list[tuple[str, int]]: ...
     def event_fd(self) -> int: ...  # an eventfd: readable when poll() has something
-    def poll(self) -> list[Event]: ...
+    def poll(self) -> list[_Event]: ...
     def add_leg(self, leg: int, ufrag: str, pwd: str) -> None: ...
     def set_credentials(self, leg: int, ufrag: str, pwd: str) -> None: ...  # ICE restart: the old hold until then
     def set_group(self, leg: int, group: int) -> None: ...  # legs of different groups never see each other's packets

@@ -1,0 +1,192 @@
+"""The media core as the control plane uses it: typed calls down, typed events up, and no stale binary.
+
+The only importer of `_media`, the Rust extension built from media/.
+"""
+
+from __future__ import annotations
+
+import logging
+import zlib
+from asyncio import AbstractEventLoop
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, assert_never
+
+from .core.ids import LegId, Mid
+from .wire.plan import Line, MediaPlan
+
+try:
+    from . import _media
+except ImportError as error:
+    raise ImportError(f"the media core is not built or does not fit this Python ({error}): run `make build`") from error
+
+if TYPE_CHECKING:
+    from ._media import _Event
+
+log = logging.getLogger(__name__)
+
+
+def source_hash(crate: Path) -> str:
+    """The hash of the crate's sources as its build.rs computes it: CRC-32 of names and contents, and the total size."""
+    files = {str(path.relative_to(crate)): path for path in (crate / "src").rglob("*.rs")}
+    files |= {name: crate / name for name in ("Cargo.toml", "build.rs")}
+    crc, length = 0, 0
+    for name in sorted(files):
+        content = files[name].read_bytes()
+        crc = zlib.crc32(content, zlib.crc32(name.encode() + b"\0", crc))
+        length += len(content)
+    return f"{crc:08x}-{length}"
+
+
+def refuse_stale(build: str, crate: Path) -> None:
+    """Raises ImportError if the sources lie beside the package (a checkout) and the binary was built from others."""
+    if (crate / "Cargo.toml").is_file() and source_hash(crate) != build:
+        raise ImportError("the media core was built from other sources than those in media/: run `make build`")
+
+
+refuse_stale(_media.BUILD, Path(__file__).resolve().parent.parent / "media")
+
+
+class MediaSink(Protocol):
+    """Who is told what happens in the media core; called in the event loop."""
+
+    def on_ice_connected(self, leg: LegId) -> None:
+        """An authenticated nomination latched the leg's first address."""
+
+    def on_ice_lost(self, leg: LegId) -> None:
+        """The peer stopped proving its consent (RFC 7675)."""
+
+    def on_dtls(self, leg: LegId, datagram: bytes) -> None:
+        """A DTLS datagram came from the latched address."""
+
+    def on_speaker(self, leg: LegId, mid: Mid) -> None:
+        """The leg's group has another dominant speaker: what it publishes on this m-line."""
+
+    def on_media_failed(self, message: str) -> None:
+        """A media thread panicked or lost its socket: the process must end."""
+
+
+class Media:
+    """The UDP port and the media threads.
+
+    Calls are queued and never block on the network; unknown legs and m-lines are ignored, as they may just have ended.
+    OSError when a socket cannot be bound, ValueError for arguments out of range, RuntimeError once a thread has failed.
+    """
+
+    def __init__(self, binds: Sequence[tuple[str, int]], threads: int = 1) -> None:
+        """Binds these (IP address, port) pairs; 0.0.0.0 stands for each local IPv4 address, port 0 for a free one."""
+        self._core = _media.MediaCore(list(binds), threads)
+        self._loop: AbstractEventLoop | None = None
+        self._sink: MediaSink | None = None
+
+    def start(self, loop: AbstractEventLoop, sink: MediaSink) -> None:
+        """Events go to `sink` from now on, in `loop`."""
+        self._loop, self._sink = loop, sink
+        loop.add_reader(self._core.event_fd(), self._poll)
+
+    @property
+    def local_addresses(self) -> tuple[tuple[str, int], ...]:
+        """The (IP address, port) pairs that are bound."""
+        return tuple(self._core.local_addresses())
+
+    def add_leg(self, leg: LegId, ufrag: str, pwd: str) -> None:
+        """The leg's peer will send binding requests to this local ufrag (RFC 8445)."""
+        self._core.add_leg(leg, ufrag, pwd)
+
+    def set_credentials(self, leg: LegId, ufrag: str, pwd: str) -> None:
+        """ICE restart: the old credentials hold until the peer uses the new ones."""
+        self._core.set_credentials(leg, ufrag, pwd)
+
+    def set_group(self, leg: LegId, group: int) -> None:
+        """Legs of different groups never see each other's packets; without a group, a leg sees and shows none."""
+        self._core.set_group(leg, group)
+
+    def remove_leg(self, leg: LegId) -> None:
+        """When it returns no further packet will be sent to this leg."""
+        self._core.remove_leg(leg)
+
+    def send_dtls(self, leg: LegId, datagram: bytes) -> None:
+        """Sends a DTLS datagram to the leg's latched address; without one it is dropped."""
+        self._core.send_dtls(leg, datagram)
+
+    def set_keys(
+        self, leg: LegId, profile: str, local_key: bytes, local_salt: bytes, remote_key: bytes, remote_salt: bytes
+    ) -> None:
+        """SRTP master keys and salts (RFC 5764) of `SRTP_AEAD_AES_128_GCM` or `SRTP_AES128_CM_SHA1_80`."""
+        self._core.set_keys(leg, profile, local_key, local_salt, remote_key, remote_salt)
+
+    def set_plan(self, leg: LegId, plan: MediaPlan) -> None:
+        """The leg's negotiated session, whole; lines that are missing from it end, with all that they forward."""
+        payloads = [(payload.pt, payload.codec, payload.clock_rate, payload.apt) for payload in plan.payloads]
+        self._core.set_plan(leg, payloads, list(plan.extensions.items()), [_line(line) for line in plan.lines])
+
+    def describe_track(self, leg: LegId, mid: Mid, width: int | None, height: int | None) -> None:
+        """The full picture size of a published m-line by its metadata, used until key frames tell."""
+        self._core.describe_track(leg, mid, width, height)
+
+    def forward(
+        self, leg: LegId, mid: Mid, source_leg: LegId, source_mid: Mid, width: int | None, height: int | None
+    ) -> None:
+        """Sends what is published on (source_leg, source_mid) on (leg, mid), in the layer that covers this size.
+
+        Repeated it changes the size only; no size is the best there is.
+        """
+        self._core.forward(leg, mid, source_leg, source_mid, width, height)
+
+    def stop_forward(self, leg: LegId, mid: Mid) -> None:
+        """Sends nothing more on this m-line."""
+        self._core.stop_forward(leg, mid)
+
+    def stats(self) -> dict[str, int]:
+        """Process-wide numbers; names ending in `_total` only grow. Empty after `shutdown`."""
+        return self._core.stats()
+
+    def leg_stats(self, leg: LegId) -> dict[str, int] | None:
+        """What is known of one leg; None if there is no such leg."""
+        return self._core.leg_stats(leg)
+
+    def shutdown(self) -> None:
+        """Stops and joins the threads and closes the sockets; may be called again."""
+        if self._loop is not None:
+            self._loop.remove_reader(self._core.event_fd())
+            self._loop = None
+        self._core.shutdown()
+
+    def _poll(self) -> None:
+        if self._sink is None:
+            return
+        for event in self._core.poll():
+            try:
+                _dispatch(event, self._sink)
+            except Exception:  # one leg's trouble must not cost the others their events
+                log.exception("Handling the media event %s failed", event[0])
+
+
+def _dispatch(event: _Event, sink: MediaSink) -> None:
+    match event:
+        case ("ice_connected", leg):
+            sink.on_ice_connected(LegId(leg))
+        case ("ice_lost", leg):
+            sink.on_ice_lost(LegId(leg))
+        case ("dtls", leg, datagram):
+            sink.on_dtls(LegId(leg), datagram)
+        case ("speaker", leg, mid):
+            sink.on_speaker(LegId(leg), Mid(mid))
+        case ("failed", message):
+            sink.on_media_failed(message)
+        case _:
+            assert_never(event)
+
+
+_Receive = tuple[list[str], list[tuple[int, int | None]]]
+_Send = tuple[int, int | None, int, int | None, str]
+
+
+def _line(line: Line) -> tuple[str, str, _Receive | None, _Send | None]:
+    receive: _Receive | None = None
+    if line.receive is not None:
+        receive = list(line.receive.rids), list(line.receive.ssrcs)
+    send: _Send | None = None
+    if line.send is not None:
+        send = line.send.ssrc, line.send.rtx_ssrc, line.send.pt, line.send.rtx_pt, line.send.cname
+    return line.mid, line.kind.value, receive, send

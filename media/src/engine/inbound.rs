@@ -1,0 +1,258 @@
+//! RTP from a peer: decrypted, assigned to a layer, repaired, measured, and handed to the subscribers.
+
+use std::sync::Arc;
+
+use super::Engine;
+use super::leg::{LayerKey, MAX_EARLY, PayloadType};
+use super::plan::Kind;
+use crate::proto::extensions::{Extension, ExtensionIds};
+use crate::proto::rtp::Header;
+use crate::proto::u16_at;
+use crate::proto::vp8::Descriptor;
+use crate::route::missing::Arrival;
+use crate::route::packet::{Codec, Packet};
+use crate::route::speaker::Speakers;
+use crate::srtp::{PacketIndex, Refused};
+use crate::time::Time;
+
+/// Most sources of one leg: twenty cameras in three layers with repairs, and twenty microphones.
+const MAX_STREAMS: usize = 256;
+
+/// The header extensions of one packet.
+#[derive(Default)]
+struct Scanned<'a> {
+    mid: Option<&'a str>,
+    rid: Option<&'a str>,
+    repaired_rid: Option<&'a str>,
+    transport_seq: Option<u16>,
+    audio_level: Option<u8>,
+    orientation: Option<u8>,
+}
+
+fn scan<'a>(header: &Header, packet: &'a [u8], ids: &ExtensionIds) -> Scanned<'a> {
+    let mut scanned = Scanned::default();
+    let text = |value: &'a [u8]| std::str::from_utf8(value).ok();
+    for (id, value) in header.elements(packet) {
+        match ids.extension(id) {
+            Some(Extension::Mid) => scanned.mid = text(value),
+            Some(Extension::Rid) => scanned.rid = text(value),
+            Some(Extension::RepairedRid) => scanned.repaired_rid = text(value),
+            Some(Extension::TransportCc) => scanned.transport_seq = u16_at(value, 0),
+            Some(Extension::AudioLevel) => scanned.audio_level = value.first().copied(),
+            Some(Extension::VideoOrientation) => scanned.orientation = value.first().copied(),
+            Some(Extension::AbsSendTime) | None => {}
+        }
+    }
+    scanned
+}
+
+impl Engine {
+    pub(super) fn on_rtp(&mut self, now: Time, key: usize, datagram: &mut [u8]) {
+        let Some(header) = Header::parse(datagram) else {
+            self.counters.dropped_malformed += 1;
+            return;
+        };
+        let leg = &mut self.legs[key];
+        let Some(keys) = &leg.keys else {
+            self.keep_early(key, datagram);
+            return;
+        };
+        let position = leg.streams.get(&header.ssrc).map_or_else(PacketIndex::default, |stream| stream.position);
+        let opened = keys.unprotector.unprotect_rtp(datagram, header.length, header.ssrc, header.seq, &position);
+        let (length, index) = match opened {
+            Ok(opened) => opened,
+            Err(refused) => return self.count_refused(refused),
+        };
+        self.counters.rtp_in += 1;
+        self.counters.rtp_in_bytes += datagram.len() as u64;
+        leg.counters.packets_in += 1;
+        leg.counters.bytes_in += datagram.len() as u64;
+        let packet = &datagram[..length];
+        let scanned = scan(&header, packet, &leg.extensions);
+        if let Some(seq) = scanned.transport_seq {
+            leg.arrivals.record(seq, now);
+        }
+        let Some(meaning) = leg.payloads[usize::from(header.pt)] else {
+            self.counters.dropped_payload_type += 1;
+            return;
+        };
+        let repairs = matches!(meaning, PayloadType::Repair(_));
+        let Some(place) = self.place_of(key, header.ssrc, repairs, &scanned) else {
+            self.counters.dropped_unknown_source += 1;
+            return;
+        };
+        let Some(payload) = header.payload(packet) else {
+            self.counters.dropped_malformed += 1;
+            return;
+        };
+        let Some(codec) = self.note(now, key, &header, index, meaning, place) else {
+            self.counters.dropped_payload_type += 1;
+            return;
+        };
+        let (index, payload) = if repairs {
+            match self.unwrap_repair(now, key, place, payload) {
+                Some(unwrapped) => unwrapped,
+                None => return,
+            }
+        } else {
+            if codec == Codec::Vp8 && !self.is_wanted(now, key, place, index) {
+                return;
+            }
+            (index, payload)
+        };
+        let descriptor = if codec == Codec::Vp8 && !payload.is_empty() {
+            let Some(descriptor) = Descriptor::parse(payload) else {
+                self.counters.dropped_malformed += 1;
+                return;
+            };
+            Some(descriptor)
+        } else {
+            None
+        };
+        let packet = Packet {
+            index,
+            timestamp: header.timestamp,
+            marker: header.marker,
+            codec,
+            arrival: now,
+            key_frame: descriptor.and_then(|descriptor| descriptor.key_frame(payload)),
+            descriptor,
+            payload: payload.to_vec(),
+            audio_level: scanned.audio_level,
+            orientation: scanned.orientation,
+        };
+        self.on_packet(now, key, place, packet);
+    }
+
+    /// Keeps a packet that came before the keys.
+    pub(super) fn keep_early(&mut self, key: usize, datagram: &[u8]) {
+        let early = &mut self.legs[key].early;
+        if early.len() < MAX_EARLY {
+            early.push(datagram.to_vec());
+            self.counters.srtp_early_kept += 1;
+        } else {
+            self.counters.srtp_early_dropped += 1;
+        }
+    }
+
+    pub(super) fn count_refused(&mut self, refused: Refused) {
+        match refused {
+            Refused::Malformed => self.counters.dropped_malformed += 1,
+            Refused::Authentication => self.counters.srtp_auth_failed += 1,
+            Refused::Replayed => self.counters.srtp_replayed += 1,
+            Refused::TooManySources => self.counters.dropped_unknown_source += 1,
+        }
+    }
+
+    /// The layer that a source belongs to: known, or learnt now from mid and rid (RFC 8843, section 9.2; RFC 8853).
+    fn place_of(&mut self, key: usize, ssrc: u32, repairs: bool, scanned: &Scanned<'_>) -> Option<LayerKey> {
+        let leg = &self.legs[key];
+        let known = leg.streams.get(&ssrc);
+        let Some(mid) = scanned.mid else {
+            return known.filter(|stream| stream.repairs == repairs).map(|stream| stream.layer);
+        };
+        let index = leg.track_on(mid)?;
+        let track = leg.tracks[index].as_ref()?;
+        let rid = if repairs { scanned.repaired_rid } else { scanned.rid };
+        if let Some(known) = known.filter(|known| known.layer.track == index && known.repairs == repairs)
+            && (rid.is_none() || track.layer_of(rid) == Some(known.layer.layer))
+        {
+            return Some(known.layer);
+        }
+        if known.is_none() && leg.streams.len() >= MAX_STREAMS {
+            return None;
+        }
+        let place = LayerKey { track: index, layer: track.layer_of(rid)? };
+        self.assign(key, ssrc, place, repairs);
+        Some(place)
+    }
+
+    /// Notes the packet in its source's statistics. Gives the codec, if it fits the line.
+    fn note(
+        &mut self,
+        now: Time,
+        key: usize,
+        header: &Header,
+        index: u64,
+        meaning: PayloadType,
+        place: LayerKey,
+    ) -> Option<Codec> {
+        let leg = &mut self.legs[key];
+        let codec = match meaning {
+            PayloadType::Media(codec) => codec,
+            PayloadType::Repair(apt) => leg.codec(apt)?,
+        };
+        let stream = leg.streams.get_mut(&header.ssrc)?;
+        stream.position.accept(index);
+        stream.reception.on_packet(index, header.timestamp, now, codec.clock_rate());
+        let kind = leg.tracks.get(place.track)?.as_ref()?.kind;
+        let fits = matches!((codec, kind), (Codec::Opus, Kind::Audio) | (Codec::Vp8, Kind::Video));
+        fits.then_some(codec)
+    }
+
+    /// Whether a video packet fills a hole or goes on; a gap too wide to repair asks for a key frame.
+    fn is_wanted(&mut self, now: Time, key: usize, place: LayerKey, index: u64) -> bool {
+        let Some(layer) = self.legs[key].layer_mut(place) else { return false };
+        match layer.missing.on_packet(index, now) {
+            Arrival::Wanted => true,
+            Arrival::AfterGap => {
+                layer.key_frames.want();
+                true
+            }
+            Arrival::Unwanted => {
+                self.counters.dropped_repeated += 1;
+                false
+            }
+        }
+    }
+
+    /// RFC 4588, section 4: the original sequence number, then the original payload.
+    fn unwrap_repair<'a>(
+        &mut self,
+        now: Time,
+        key: usize,
+        place: LayerKey,
+        payload: &'a [u8],
+    ) -> Option<(u64, &'a [u8])> {
+        let Some((original, payload)) = payload.split_at_checked(2).filter(|(_, payload)| !payload.is_empty()) else {
+            self.counters.padding_in += 1; // Chromium probes the bandwidth with these
+            return None;
+        };
+        self.counters.rtx_in += 1;
+        let layer = self.legs[key].layer_mut(place)?;
+        let index = layer.missing.estimate(u16_at(original, 0)?)?;
+        self.is_wanted(now, key, place, index).then_some((index, payload))
+    }
+
+    fn on_packet(&mut self, now: Time, key: usize, place: LayerKey, packet: Packet) {
+        let Some(Some(track)) = self.legs[key].tracks.get_mut(place.track) else { return };
+        let mut reselect = false;
+        if packet.is_padding() {
+            self.counters.padding_in += 1;
+        } else {
+            let newest = track.newest.replace(now);
+            let layer = &mut track.layers[place.layer];
+            let before = (layer.flow.flows(newest), layer.flow.measured());
+            let begins = layer.flow.on_packet(packet.timestamp, packet.key_frame, now);
+            reselect = before != (true, layer.flow.measured());
+            if packet.key_frame.is_some() {
+                layer.key_frames.settle();
+                self.counters.key_frames += 1;
+            }
+            if begins {
+                let siblings = track.layers.iter_mut().enumerate().filter(|(index, _)| *index != place.layer);
+                siblings.for_each(|(_, sibling)| sibling.flow.on_sibling_frame());
+            }
+        }
+        if let (Some(level), Some(group)) = (packet.audio_level, self.legs[key].group)
+            && packet.codec == Codec::Opus
+        {
+            let speakers = self.speakers.entry(group).or_insert_with(|| Speakers::new(now));
+            speakers.on_level((key, place.track), level);
+        }
+        if reselect {
+            self.select(now, key, place.track);
+        }
+        self.route(now, key, place, &Arc::new(packet));
+    }
+}

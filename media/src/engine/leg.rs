@@ -1,0 +1,369 @@
+//! What the engine keeps of a leg: its transport, the tracks that it publishes, and what is sent to it.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use super::ice::Agent;
+use super::plan::{GroupId, Kind, LegId, Receive, Transmit};
+use crate::proto::extensions::ExtensionIds;
+use crate::proto::transport_cc::Recorder;
+use crate::route::cache::Cache;
+use crate::route::key_frames::KeyFrames;
+use crate::route::layers::{Choice, Flow, Size};
+use crate::route::missing::Missing;
+use crate::route::packet::{Codec, Packet};
+use crate::route::reception::{Reception, SenderClock};
+use crate::route::rewrite::Rewriter;
+use crate::srtp::{PacketIndex, Protector, Unprotector};
+use crate::time::{SECOND, Time};
+
+/// Most layers of one track.
+const MAX_LAYERS: usize = 8;
+/// Packets of a video layer kept for a key frame whose first packet comes late.
+const MAX_RECENT: usize = 32;
+/// SRTP packets kept per leg until its keys come.
+pub const MAX_EARLY: usize = 64;
+/// DTLS datagrams of one leg handed up at once, and per second in the long run.
+const DTLS_BURST: u64 = 512;
+
+/// What a payload type of a leg stands for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PayloadType {
+    /// Media.
+    Media(Codec),
+    /// A repair of this payload type (RFC 4588).
+    Repair(u8),
+}
+
+/// The place of a source among a leg's tracks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LayerKey {
+    /// The track's place in the leg.
+    pub track: usize,
+    /// The layer's place in the track.
+    pub layer: usize,
+}
+
+/// One source that a leg sends.
+#[derive(Debug)]
+pub struct Stream {
+    /// What it carries.
+    pub layer: LayerKey,
+    /// It repeats the layer's packets (RTX).
+    pub repairs: bool,
+    /// Its place in SRTP's packet index.
+    pub position: PacketIndex,
+    /// Its reception statistics.
+    pub reception: Reception,
+}
+
+impl Stream {
+    /// A source of which nothing came yet.
+    pub fn new(layer: LayerKey, repairs: bool) -> Self {
+        Self { layer, repairs, position: PacketIndex::default(), reception: Reception::default() }
+    }
+}
+
+/// One simulcast layer of a track, or its only one.
+#[derive(Debug, Default)]
+pub struct Layer {
+    /// Its source, once learnt or signalled.
+    pub ssrc: Option<u32>,
+    /// The source of its repairs.
+    pub rtx_ssrc: Option<u32>,
+    /// Counts its sources: another one starts anew in numbers and time.
+    pub epoch: u32,
+    /// Whether it flows, and its size.
+    pub flow: Flow,
+    /// Holes in its sequence (video).
+    pub missing: Missing,
+    /// Wishes for key frames.
+    pub key_frames: KeyFrames,
+    /// Its source's clocks by the last sender report.
+    pub clock: Option<SenderClock>,
+    /// Its newest packets (video).
+    pub recent: VecDeque<Arc<Packet>>,
+}
+
+impl Layer {
+    /// Another source takes the layer over.
+    pub fn replace_source(&mut self, ssrc: u32) {
+        let (rtx_ssrc, epoch) = (self.rtx_ssrc, self.epoch.wrapping_add(1));
+        *self = Self { ssrc: Some(ssrc), rtx_ssrc, epoch, key_frames: self.key_frames, ..Self::default() };
+    }
+
+    /// Keeps a packet for a key frame that may start before it.
+    pub fn remember(&mut self, packet: Arc<Packet>) {
+        if self.recent.len() == MAX_RECENT {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(packet);
+    }
+}
+
+/// A line of a subscriber, by the leg's and the line's place.
+pub type OutgoingKey = (usize, usize);
+
+/// What a leg publishes on one line.
+#[derive(Debug)]
+pub struct Track {
+    /// Its line.
+    pub mid: String,
+    /// What it carries.
+    pub kind: Kind,
+    /// What was negotiated of it.
+    pub receive: Receive,
+    /// Its layers, highest first.
+    pub layers: Vec<Layer>,
+    /// Full size of the picture by the publisher's metadata.
+    pub size: Option<Size>,
+    /// When the last packet with media came.
+    pub newest: Option<Time>,
+    /// Who gets it.
+    pub subscribers: Vec<OutgoingKey>,
+}
+
+impl Track {
+    /// A track as negotiated; nothing of it came yet.
+    pub fn new(mid: String, kind: Kind, receive: Receive) -> Self {
+        let count = receive.rids.len().clamp(1, MAX_LAYERS);
+        let layers = std::iter::repeat_with(Layer::default).take(count).collect();
+        Self { mid, kind, receive, layers, size: None, newest: None, subscribers: Vec::new() }
+    }
+
+    /// The layer of a rid; a track with one layer needs none.
+    pub fn layer_of(&self, rid: Option<&str>) -> Option<usize> {
+        let named = rid.and_then(|rid| self.receive.rids.iter().take(MAX_LAYERS).position(|known| known == rid));
+        if named.is_none() && self.layers.len() == 1 { Some(0) } else { named }
+    }
+
+    /// The layers as a subscriber chooses among them: sizes measured, else halved from the full one step by step.
+    pub fn choices(&self) -> Vec<Choice> {
+        let choice = |(index, layer): (usize, &Layer)| {
+            let described = self.size.map(|(width, height)| (width >> index, height >> index));
+            Choice { flows: layer.flow.flows(self.newest), size: layer.flow.measured().or(described) }
+        };
+        self.layers.iter().enumerate().map(choice).collect()
+    }
+}
+
+/// What a receiver told of a source that it gets.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RemoteReport {
+    /// Packets lost in all.
+    pub lost: i32,
+    /// Fraction lost lately, in 256ths.
+    pub fraction_lost: u8,
+}
+
+/// What is sent to a leg on one line.
+#[derive(Debug)]
+pub struct Outgoing {
+    /// Its line.
+    pub mid: String,
+    /// What was negotiated of it.
+    pub transmit: Transmit,
+    /// The codec of its payload type.
+    pub codec: Option<Codec>,
+    /// The track that it shows: the publishing leg's and the track's place.
+    pub source: Option<(usize, usize)>,
+    /// The size that the subscriber shows.
+    pub size: Option<Size>,
+    /// The layer it gets, and that layer's epoch.
+    pub current: Option<(usize, u32)>,
+    /// The layer it should get.
+    pub target: Option<usize>,
+    /// Sequence numbers, timestamps and picture ids.
+    pub rewriter: Rewriter,
+    /// What was sent lately (video).
+    pub cache: Cache,
+    /// Next sequence number of repairs, extended.
+    pub rtx_next: u64,
+    /// Packets sent, for sender reports.
+    pub packets: u32,
+    /// Payload bytes sent, for sender reports.
+    pub octets: u32,
+    /// What the peer told of it.
+    pub report: RemoteReport,
+}
+
+impl Outgoing {
+    /// Shows nothing from now on.
+    pub fn detach(&mut self) {
+        self.source = None;
+        self.current = None;
+        self.target = None;
+        self.rewriter.stop();
+        self.cache.clear();
+    }
+}
+
+/// Both directions of SRTP.
+pub struct Keys {
+    /// Towards the peer.
+    pub protector: Protector,
+    /// From the peer.
+    pub unprotector: Unprotector,
+}
+
+/// How many DTLS datagrams a leg may hand up.
+#[derive(Debug)]
+pub struct DtlsBudget {
+    left: u64,
+    filled: Time,
+}
+
+impl DtlsBudget {
+    fn new(now: Time) -> Self {
+        Self { left: DTLS_BURST, filled: now }
+    }
+
+    /// Whether one more may pass now.
+    pub fn take(&mut self, now: Time) -> bool {
+        let earned = now.since(self.filled) * DTLS_BURST / SECOND;
+        if earned > 0 {
+            self.left = (self.left + earned).min(DTLS_BURST);
+            self.filled = now;
+        }
+        let granted = self.left > 0;
+        self.left = self.left.saturating_sub(1);
+        granted
+    }
+}
+
+/// What is counted per leg.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LegCounters {
+    /// RTP packets let in.
+    pub packets_in: u64,
+    /// Their bytes on the wire.
+    pub bytes_in: u64,
+    /// RTP packets sent.
+    pub packets_out: u64,
+    /// Their bytes on the wire.
+    pub bytes_out: u64,
+    /// Packets that the peer asked for again.
+    pub nack_in: u64,
+    /// Key frames that the peer asked for.
+    pub pli_in: u64,
+}
+
+/// When a leg's periodic work is due next.
+#[derive(Debug)]
+pub struct Timers {
+    /// Sender and receiver reports, REMB.
+    pub reports: Time,
+    /// Transport-wide feedback.
+    pub transport_cc: Time,
+    /// Layer selection for its subscribers.
+    pub selection: Time,
+}
+
+/// One connection.
+pub struct Leg {
+    /// Its number.
+    pub id: LegId,
+    /// Its conference.
+    pub group: Option<GroupId>,
+    /// Its ICE agent.
+    pub ice: Agent,
+    /// Its SRTP keys.
+    pub keys: Option<Keys>,
+    /// SRTP packets that came before the keys.
+    pub early: Vec<Vec<u8>>,
+    /// DTLS that may still be handed up.
+    pub dtls: DtlsBudget,
+    /// What its payload types stand for.
+    pub payloads: [Option<PayloadType>; 128],
+    /// Its header extensions.
+    pub extensions: ExtensionIds,
+    /// Sources that it sends.
+    pub streams: HashMap<u32, Stream>,
+    /// What it publishes; a place stays empty once its track ended, until the next takes it.
+    pub tracks: Vec<Option<Box<Track>>>,
+    /// What is sent to it; likewise.
+    pub outgoing: Vec<Option<Box<Outgoing>>>,
+    /// Sent source → place in `outgoing`.
+    pub outgoing_by_ssrc: HashMap<u32, usize>,
+    /// Where sources went on that were sent under the present keys: an index must never come twice.
+    pub positions: HashMap<u32, u64>,
+    /// The source of RTCP that belongs to no sent media.
+    pub rtcp_ssrc: u32,
+    /// Arrivals for transport-wide feedback.
+    pub arrivals: Recorder,
+    /// Next transport-wide sequence number towards the peer.
+    pub transport_seq: u16,
+    /// The publisher's NTP clock less ours, 32.32.
+    pub ntp_offset: Option<i64>,
+    /// Round trip in microseconds, once known.
+    pub round_trip: Option<u64>,
+    /// Periodic work.
+    pub timers: Timers,
+    /// Counters.
+    pub counters: LegCounters,
+}
+
+impl Leg {
+    /// A leg that waits for its peer.
+    pub fn new(id: LegId, ice: Agent, rtcp_ssrc: u32, now: Time) -> Self {
+        Self {
+            id,
+            group: None,
+            ice,
+            keys: None,
+            early: Vec::new(),
+            dtls: DtlsBudget::new(now),
+            payloads: [None; 128],
+            extensions: ExtensionIds::default(),
+            streams: HashMap::new(),
+            tracks: Vec::new(),
+            outgoing: Vec::new(),
+            outgoing_by_ssrc: HashMap::new(),
+            positions: HashMap::new(),
+            rtcp_ssrc,
+            arrivals: Recorder::default(),
+            transport_seq: 0,
+            ntp_offset: None,
+            round_trip: None,
+            timers: Timers { reports: now, transport_cc: now, selection: now },
+            counters: LegCounters::default(),
+        }
+    }
+
+    /// The codec of a payload type.
+    pub fn codec(&self, pt: u8) -> Option<Codec> {
+        match self.payloads.get(usize::from(pt)) {
+            Some(Some(PayloadType::Media(codec))) => Some(*codec),
+            _ => None,
+        }
+    }
+
+    /// The place of the track on a line.
+    pub fn track_on(&self, mid: &str) -> Option<usize> {
+        self.tracks.iter().position(|track| track.as_ref().is_some_and(|track| track.mid == mid))
+    }
+
+    /// The place of what is sent on a line.
+    pub fn outgoing_on(&self, mid: &str) -> Option<usize> {
+        self.outgoing.iter().position(|outgoing| outgoing.as_ref().is_some_and(|outgoing| outgoing.mid == mid))
+    }
+
+    /// A layer, unless its track ended.
+    pub fn layer_mut(&mut self, key: LayerKey) -> Option<&mut Layer> {
+        self.tracks.get_mut(key.track)?.as_mut()?.layers.get_mut(key.layer)
+    }
+}
+
+/// Puts a value in the first empty place.
+pub fn place<T>(places: &mut Vec<Option<T>>, value: T) -> usize {
+    match places.iter().position(Option::is_none) {
+        Some(index) => {
+            places[index] = Some(value);
+            index
+        }
+        None => {
+            places.push(Some(value));
+            places.len() - 1
+        }
+    }
+}

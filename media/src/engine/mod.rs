@@ -1,0 +1,260 @@
+//! The sans-IO engine of the media core: told the time, datagrams and commands, it gives datagrams and events.
+//!
+//! No clock, no sockets, no locks. Each call does its work at once; the caller then sends what is in [`Engine::outbox`],
+//! takes [`Engine::take_events`], and calls [`Engine::tick`] at [`Engine::deadline`].
+//!
+//! With several media threads each has an engine of its own that owns the send side of its legs; what a publisher's engine
+//! hands to the others is one [`crate::route::packet::Packet`], already shared by reference. Today there is one.
+
+mod control;
+pub mod counters;
+mod feedback;
+mod ice;
+mod inbound;
+mod leg;
+mod outbound;
+pub mod outbox;
+pub mod plan;
+mod selection;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{HashMap, VecDeque};
+use std::mem;
+
+use slab::Slab;
+
+use counters::Counters;
+use ice::Latch;
+use leg::Leg;
+use outbox::{Outbox, Path};
+pub use plan::Command;
+use plan::{GroupId, LegId};
+
+use crate::proto::demux::{Class, classify};
+use crate::proto::stun::Request;
+use crate::route::speaker::Speakers;
+use crate::time::{MILLISECOND, Time, WallClock};
+
+/// How often periodic work is looked at: NACKs, key-frame requests, feedback, reports.
+const TICK: u64 = 10 * MILLISECOND;
+/// Larger datagrams are not looked at.
+pub const MAX_DATAGRAM: usize = 2048;
+
+/// What the control plane is told.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Event {
+    /// An authenticated nomination latched the leg's first address.
+    IceConnected(LegId),
+    /// The peer stopped proving its consent.
+    IceLost(LegId),
+    /// A DTLS datagram from the latched address.
+    Dtls(LegId, Vec<u8>),
+    /// The line of the group's new dominant speaker.
+    Speaker(LegId, String),
+}
+
+/// The media core's state and rules.
+pub struct Engine {
+    wall: WallClock,
+    random: u64,
+    legs: Slab<Leg>,
+    by_id: HashMap<LegId, usize>,
+    by_ufrag: HashMap<String, usize>,
+    by_path: HashMap<Path, usize>,
+    speakers: HashMap<GroupId, Speakers<(usize, usize)>>,
+    events: VecDeque<Event>,
+    ticked: Time,
+    scratch: Vec<u8>,
+    /// Datagrams to send, in order.
+    pub outbox: Outbox,
+    /// What was counted.
+    pub counters: Counters,
+}
+
+impl Engine {
+    /// An engine without legs. `seed` should be unpredictable: ssrcs and first sequence numbers come from it.
+    pub fn new(wall: WallClock, seed: u64) -> Self {
+        Self {
+            wall,
+            random: seed,
+            legs: Slab::new(),
+            by_id: HashMap::new(),
+            by_ufrag: HashMap::new(),
+            by_path: HashMap::new(),
+            speakers: HashMap::new(),
+            events: VecDeque::new(),
+            ticked: Time::default(),
+            scratch: Vec::new(),
+            outbox: Outbox::default(),
+            counters: Counters::default(),
+        }
+    }
+
+    /// What happened since the last call.
+    pub fn take_events(&mut self) -> VecDeque<Event> {
+        mem::take(&mut self.events)
+    }
+
+    /// When `tick` is to be called next; `None` while there is nothing to do.
+    pub fn deadline(&self) -> Option<Time> {
+        (!self.legs.is_empty()).then(|| self.ticked + TICK)
+    }
+
+    /// Takes a datagram, decrypting it in place.
+    pub fn datagram(&mut self, now: Time, path: Path, datagram: &mut [u8]) {
+        let class = if datagram.len() <= MAX_DATAGRAM { classify(datagram) } else { Class::Other };
+        match class {
+            Class::Stun => self.on_stun(now, path, datagram),
+            Class::Other => self.counters.dropped_unknown_protocol += 1,
+            class => match (self.by_path.get(&path).copied(), class) {
+                (None, _) => self.counters.dropped_unknown_address += 1,
+                (Some(leg), Class::Dtls) => self.on_dtls(now, leg, datagram),
+                (Some(leg), Class::Rtcp) => self.on_rtcp(now, leg, datagram),
+                (Some(leg), _) => self.on_rtp(now, leg, datagram),
+            },
+        }
+    }
+
+    /// Does what is due: feedback, reports, repairs, key frames, selection, consent, speakers.
+    pub fn tick(&mut self, now: Time) {
+        self.ticked = now;
+        for key in 0..self.legs.capacity() {
+            if !self.legs.contains(key) {
+                continue;
+            }
+            if let Some(path) = self.legs[key].ice.expire(now) {
+                self.by_path.remove(&path);
+                self.counters.ice_lost += 1;
+                self.events.push_back(Event::IceLost(self.legs[key].id));
+            }
+            if now >= self.legs[key].timers.selection {
+                self.legs[key].timers.selection = now + selection::INTERVAL;
+                self.select_all(now, key);
+            }
+            self.send_feedback(now, key);
+        }
+        for speakers in self.speakers.values_mut() {
+            if let Some((leg, track)) = speakers.compare(now)
+                && let Some(leg) = self.legs.get(leg)
+                && let Some(Some(track)) = leg.tracks.get(track)
+            {
+                self.counters.speaker_changes += 1;
+                self.events.push_back(Event::Speaker(leg.id, track.mid.clone()));
+            }
+        }
+        self.speakers.retain(|_, speakers| !speakers.is_empty());
+    }
+
+    /// RFC 8445, section 7.3: answers an authenticated binding request. All else is dropped without a word.
+    fn on_stun(&mut self, now: Time, path: Path, datagram: &[u8]) {
+        let Ok(request) = Request::parse(datagram) else {
+            self.counters.stun_rejected += 1;
+            return;
+        };
+        let Some(&key) = self.by_ufrag.get(request.local_ufrag) else {
+            self.counters.stun_rejected += 1;
+            return;
+        };
+        let agent = &self.legs[key].ice;
+        let Some(password) = agent.password(request.local_ufrag).filter(|password| request.verify(password)) else {
+            self.counters.stun_rejected += 1;
+            return;
+        };
+        self.counters.stun_in += 1;
+        let start = self.outbox.start();
+        if request.controlled {
+            self.counters.stun_role_conflict += 1;
+            request.write_role_conflict(password, &mut self.outbox.bytes);
+            self.outbox.commit(start, path);
+            return;
+        }
+        let holder = self.by_path.get(&path).copied().filter(|holder| *holder != key);
+        let holder = holder.filter(|_| request.use_candidate);
+        if holder.is_some_and(|holder| self.legs[holder].ice.holds_address(now)) {
+            self.counters.latch_refused += 1;
+            return;
+        }
+        request.write_success(path.peer, password, &mut self.outbox.bytes);
+        self.outbox.commit(start, path);
+        if let Some(holder) = holder {
+            self.legs[holder].ice.unlatch();
+            self.by_path.remove(&path);
+        }
+        let ufrag = request.local_ufrag;
+        if let Some(ended) = self.legs[key].ice.on_used(ufrag) {
+            self.by_ufrag.remove(&ended);
+        }
+        self.latch(now, key, path, request.use_candidate);
+    }
+
+    fn latch(&mut self, now: Time, key: usize, path: Path, nominated: bool) {
+        let leg = &mut self.legs[key];
+        let latch = leg.ice.on_request(path, nominated, now);
+        match latch {
+            Latch::Unchanged => return,
+            Latch::First => self.events.push_back(Event::IceConnected(leg.id)),
+            Latch::Moved(old) => drop(self.by_path.remove(&old)),
+        }
+        self.counters.latched += 1;
+        self.by_path.insert(path, key);
+    }
+
+    fn on_dtls(&mut self, now: Time, key: usize, datagram: &[u8]) {
+        let leg = &mut self.legs[key];
+        if leg.dtls.take(now) {
+            self.counters.dtls_in += 1;
+            self.events.push_back(Event::Dtls(leg.id, datagram.to_vec()));
+        } else {
+            self.counters.dtls_dropped += 1;
+        }
+    }
+
+    /// SplitMix64: not for keys, only for numbers that should not be guessed at a glance.
+    fn random(&mut self) -> u64 {
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.random;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    /// Every counter, and gauges of what there is now.
+    pub fn stats(&self) -> Vec<(&'static str, u64)> {
+        let tracks = || self.legs.iter().flat_map(|(_, leg)| leg.tracks.iter().flatten());
+        let outgoing = || self.legs.iter().flat_map(|(_, leg)| leg.outgoing.iter().flatten());
+        let flowing = tracks().map(|track| track.layers.iter().filter(|layer| layer.flow.flows(track.newest)).count());
+        let gauges = [
+            ("legs", self.legs.len()),
+            ("legs_connected", self.by_path.len()),
+            ("tracks", tracks().count()),
+            ("layers_flowing", flowing.sum()),
+            ("forwards", outgoing().filter(|outgoing| outgoing.source.is_some()).count()),
+            ("forwards_flowing", outgoing().filter(|outgoing| outgoing.current.is_some()).count()),
+        ];
+        self.counters.each().chain(gauges.map(|(name, value)| (name, value as u64))).collect()
+    }
+
+    /// What is known of one leg.
+    pub fn leg_stats(&self, leg: LegId) -> Option<Vec<(&'static str, u64)>> {
+        let leg = &self.legs[*self.by_id.get(&leg)?];
+        let reports = || leg.outgoing.iter().flatten().map(|outgoing| outgoing.report);
+        let counters = leg.counters;
+        Some(vec![
+            ("connected", u64::from(leg.ice.path().is_some())),
+            ("keyed", u64::from(leg.keys.is_some())),
+            ("packets_in_total", counters.packets_in),
+            ("bytes_in_total", counters.bytes_in),
+            ("packets_out_total", counters.packets_out),
+            ("bytes_out_total", counters.bytes_out),
+            ("nack_in_total", counters.nack_in),
+            ("pli_in_total", counters.pli_in),
+            ("sources", leg.streams.len() as u64),
+            ("tracks", leg.tracks.iter().flatten().count() as u64),
+            ("forwards", leg.outgoing.iter().flatten().filter(|outgoing| outgoing.source.is_some()).count() as u64),
+            ("lost_total", reports().map(|report| u64::try_from(report.lost).unwrap_or(0)).sum()),
+            ("fraction_lost_max", reports().map(|report| u64::from(report.fraction_lost)).max().unwrap_or(0)),
+            ("round_trip_microseconds", leg.round_trip.unwrap_or(0)),
+        ])
+    }
+}

@@ -1,0 +1,56 @@
+//! Binding: one socket per concrete local address, so that an answer leaves from the address that was asked.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+
+use super::sys;
+
+/// Tries to find one port that is free on every local address.
+const ATTEMPTS: usize = 32;
+
+/// Binds non-blocking sockets. Addresses that appear on the machine later are not noticed.
+pub fn bind(binds: &[SocketAddr]) -> io::Result<Vec<UdpSocket>> {
+    if binds.is_empty() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "no address to bind"));
+    }
+    let mut sockets = Vec::new();
+    for address in binds {
+        match address.ip() {
+            IpAddr::V4(Ipv4Addr::UNSPECIFIED) => sockets.extend(bind_everywhere(address.port())?),
+            IpAddr::V6(ip) if ip.is_unspecified() => {
+                return Err(io::Error::new(io::ErrorKind::InvalidInput, "name each IPv6 address to bind"));
+            }
+            _ => sockets.push(bind_one(*address)?),
+        }
+    }
+    Ok(sockets)
+}
+
+fn bind_everywhere(port: u16) -> io::Result<Vec<UdpSocket>> {
+    let addresses = sys::local_ipv4_addresses()?;
+    let attempt = || -> io::Result<Vec<UdpSocket>> {
+        let mut chosen = port;
+        let mut sockets = Vec::new();
+        for ip in &addresses {
+            let socket = bind_one((*ip, chosen).into())?;
+            chosen = socket.local_addr()?.port();
+            sockets.push(socket);
+        }
+        Ok(sockets)
+    };
+    let mut result = attempt();
+    for _ in 1..ATTEMPTS {
+        match &result {
+            Err(error) if port == 0 && error.kind() == io::ErrorKind::AddrInUse => result = attempt(),
+            _ => break,
+        }
+    }
+    result
+}
+
+fn bind_one(address: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = UdpSocket::bind(address)?;
+    socket.set_nonblocking(true)?;
+    sys::enlarge_buffers(&socket);
+    Ok(socket)
+}

@@ -1,0 +1,226 @@
+//! The media thread: waits for datagrams, commands and deadlines, runs the engine, and sends what it made.
+
+use std::any::Any;
+use std::io;
+use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::AsRawFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use super::sys::{self, BATCH, Receiver};
+use super::{Message, Notice, Shared, lock};
+use crate::engine::Engine;
+use crate::engine::outbox::Path;
+use crate::time::{Time, WallClock};
+
+/// Seconds from NTP's epoch to Unix's.
+const NTP_EPOCH: u64 = 2_208_988_800;
+/// Longest sleep without a deadline; only a safety net, as everything that matters wakes the thread.
+const IDLE_MILLIS: i32 = 1000;
+/// How long a full socket buffer is waited for before its datagrams are dropped.
+const SEND_PATIENCE_MILLIS: i32 = 2;
+/// Rounds of one socket before the others, commands and deadlines get their turn.
+const ROUNDS: usize = 4;
+
+/// What the thread itself counts.
+#[derive(Default)]
+struct Counters {
+    datagrams_in: u64,
+    datagrams_out: u64,
+    send_errors: u64,
+    send_dropped: u64,
+    latency_micros: u64,
+    latency_packets: u64,
+}
+
+/// Starts the thread. A panic in it, or a lost socket, ends as a `Failed` notice.
+pub fn spawn(sockets: Vec<UdpSocket>, shared: Arc<Shared>) -> io::Result<JoinHandle<()>> {
+    let started = Instant::now();
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let fraction = (u64::from(since_epoch.subsec_nanos()) << 32) / 1_000_000_000;
+    let wall = WallClock::new((since_epoch.as_secs() + NTP_EPOCH) << 32 | fraction);
+    let mut seed = [0; 8];
+    aws_lc_rs::rand::fill(&mut seed).map_err(|_| io::Error::other("no randomness"))?;
+    let engine = Engine::new(wall, u64::from_ne_bytes(seed));
+    let counters = Counters::default();
+    let mut worker = Worker { sockets, shared: Arc::clone(&shared), engine, started, counters };
+    std::thread::Builder::new().name("media".into()).spawn(move || {
+        match catch_unwind(AssertUnwindSafe(|| worker.run())) {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => shared.fail(format!("the media thread lost its socket: {error}")),
+            Err(panic) => shared.fail(format!("the media thread panicked: {}", panic_message(&*panic))),
+        }
+    })
+}
+
+fn panic_message(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message")
+}
+
+struct Worker {
+    sockets: Vec<UdpSocket>,
+    shared: Arc<Shared>,
+    engine: Engine,
+    started: Instant,
+    counters: Counters,
+}
+
+impl Worker {
+    fn now(&self) -> Time {
+        Time::from_micros(self.started.elapsed().as_micros() as u64)
+    }
+
+    fn run(&mut self) -> io::Result<()> {
+        let mut receiver = Receiver::new();
+        let descriptors = self.sockets.iter().map(AsRawFd::as_raw_fd).chain([self.shared.wake.as_raw_fd()]);
+        let mut descriptors: Vec<_> =
+            descriptors.map(|fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 }).collect();
+        let wake = self.sockets.len();
+        loop {
+            sys::poll(&mut descriptors, self.timeout_millis())?;
+            if descriptors[wake].revents != 0 && !self.take_messages()? {
+                return Ok(());
+            }
+            for (index, descriptor) in descriptors[..wake].iter().enumerate() {
+                if descriptor.revents != 0 {
+                    self.receive(index, &mut receiver)?;
+                }
+            }
+            let now = self.now();
+            if self.engine.deadline().is_some_and(|deadline| deadline <= now) {
+                self.engine.tick(now);
+            }
+            self.flush()?;
+            let events = self.engine.take_events();
+            if !events.is_empty() {
+                self.shared.notify(events.into_iter().map(Notice::Engine));
+            }
+        }
+    }
+
+    fn timeout_millis(&self) -> i32 {
+        let now = self.now();
+        self.engine.deadline().map_or(IDLE_MILLIS, |deadline| deadline.since(now).div_ceil(1000) as i32)
+    }
+
+    /// Carries queued messages out, in order. False: the thread is to end.
+    fn take_messages(&mut self) -> io::Result<bool> {
+        self.shared.wake.clear();
+        let messages = std::mem::take(&mut *lock(&self.shared.inbox));
+        for message in messages {
+            let now = self.now();
+            match message {
+                Message::Command(command) => self.engine.command(now, command),
+                Message::Synchronous(command, reply) => {
+                    self.engine.command(now, command);
+                    self.flush()?;
+                    let _ = reply.send(()); // who asked may have lost patience
+                }
+                Message::Stats(reply) => {
+                    let _ = reply.send(self.stats());
+                }
+                Message::LegStats(leg, reply) => {
+                    let _ = reply.send(self.engine.leg_stats(leg));
+                }
+                Message::Stop => {
+                    self.flush()?;
+                    return Ok(false);
+                }
+                #[cfg(test)]
+                Message::Panic => panic!("as asked"),
+            }
+        }
+        Ok(true)
+    }
+
+    fn stats(&self) -> super::Stats {
+        let counters = &self.counters;
+        let mut stats = self.engine.stats();
+        stats.extend([
+            ("datagrams_in_total", counters.datagrams_in),
+            ("datagrams_out_total", counters.datagrams_out),
+            ("send_errors_total", counters.send_errors),
+            ("send_dropped_total", counters.send_dropped),
+            ("forwarding_latency_microseconds_total", counters.latency_micros),
+            ("forwarding_latency_packets_total", counters.latency_packets),
+        ]);
+        stats
+    }
+
+    /// Takes what a socket has, a few batches at most, and sends what comes of each at once.
+    fn receive(&mut self, socket: usize, receiver: &mut Receiver) -> io::Result<()> {
+        for _ in 0..ROUNDS {
+            let count = match receiver.receive(&self.sockets[socket]) {
+                Ok(count) => count,
+                Err(error) if is_transient(&error) => return Ok(()),
+                Err(error) => return Err(error),
+            };
+            self.counters.datagrams_in += count as u64;
+            let now = self.now();
+            for index in 0..count {
+                if let Some((peer, datagram)) = receiver.datagram(index) {
+                    self.engine.datagram(now, Path { socket, peer }, datagram);
+                }
+            }
+            let made = self.engine.outbox.len() as u64;
+            self.flush()?;
+            self.counters.latency_packets += made;
+            self.counters.latency_micros += made * self.now().since(now);
+            if count < BATCH {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends what waits. A datagram that the kernel refuses is dropped and counted, as a network may.
+    fn flush(&mut self) -> io::Result<()> {
+        if self.engine.outbox.is_empty() {
+            return Ok(());
+        }
+        for (index, socket) in self.sockets.iter().enumerate() {
+            let to_here = self.engine.outbox.iter().filter(|(path, _)| path.socket == index);
+            let datagrams: Vec<(SocketAddr, &[u8])> = to_here.map(|(path, bytes)| (path.peer, bytes)).collect();
+            let mut rest = &datagrams[..];
+            let mut waited = false;
+            while !rest.is_empty() {
+                match sys::send(socket, rest) {
+                    Ok(sent) => {
+                        self.counters.datagrams_out += sent as u64;
+                        rest = &rest[sent..];
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        if waited {
+                            self.counters.send_dropped += rest.len() as u64;
+                            break;
+                        }
+                        waited = true;
+                        let mut writable = [libc::pollfd { fd: socket.as_raw_fd(), events: libc::POLLOUT, revents: 0 }];
+                        sys::poll(&mut writable, SEND_PATIENCE_MILLIS)?;
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(_) => {
+                        self.counters.send_errors += 1; // unreachable, forbidden by a firewall, too long: this one only
+                        rest = &rest[1..];
+                    }
+                }
+            }
+        }
+        self.engine.outbox.clear();
+        Ok(())
+    }
+}
+
+/// Nothing to read now, or an ICMP error of an earlier send.
+fn is_transient(error: &io::Error) -> bool {
+    use io::ErrorKind::{
+        ConnectionRefused, HostUnreachable, Interrupted, NetworkDown, NetworkUnreachable, OutOfMemory, WouldBlock,
+    };
+    matches!(
+        error.kind(),
+        WouldBlock | Interrupted | ConnectionRefused | HostUnreachable | NetworkUnreachable | NetworkDown | OutOfMemory
+    )
+}

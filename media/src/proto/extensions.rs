@@ -1,0 +1,80 @@
+//! Which header extensions a leg negotiated, and under which ids (RFC 8285).
+
+/// The header extensions that the core understands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Extension {
+    /// The m-line a packet belongs to (RFC 8843, section 15).
+    Mid,
+    /// The simulcast layer (RFC 8852).
+    Rid,
+    /// The simulcast layer that an RTX stream repairs (RFC 8852).
+    RepairedRid,
+    /// When the packet left its sender, 6.18 fixed-point seconds.
+    AbsSendTime,
+    /// Transport-wide sequence number (draft-holmer-rmcat-transport-wide-cc-extensions-01).
+    TransportCc,
+    /// Loudness of the audio in the packet (RFC 6464).
+    AudioLevel,
+    /// How the picture is to be turned (3GPP TS 26.114).
+    VideoOrientation,
+}
+
+const URIS: [(&str, Extension); 7] = [
+    ("urn:ietf:params:rtp-hdrext:sdes:mid", Extension::Mid),
+    ("urn:ietf:params:rtp-hdrext:sdes:rtp-stream-id", Extension::Rid),
+    ("urn:ietf:params:rtp-hdrext:sdes:repaired-rtp-stream-id", Extension::RepairedRid),
+    ("http://www.webrtc.org/experiments/rtp-hdrext/abs-send-time", Extension::AbsSendTime),
+    ("http://www.ietf.org/id/draft-holmer-rmcat-transport-wide-cc-extensions-01", Extension::TransportCc),
+    ("urn:ietf:params:rtp-hdrext:ssrc-audio-level", Extension::AudioLevel),
+    ("urn:3gpp:video-orientation", Extension::VideoOrientation),
+];
+
+/// Extension ↔ id of one leg. Id 0 means "not negotiated".
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct ExtensionIds {
+    ids: [u8; URIS.len()],
+}
+
+impl ExtensionIds {
+    /// From (URI, id) pairs; URIs that the core does not know are left out.
+    pub fn new<'a>(pairs: impl IntoIterator<Item = (&'a str, u8)>) -> Self {
+        let mut ids = Self::default();
+        for (uri, id) in pairs {
+            if let Some((_, extension)) = URIS.iter().find(|(known, _)| *known == uri) {
+                ids.ids[*extension as usize] = id;
+            }
+        }
+        ids
+    }
+
+    /// The id under which the leg negotiated it.
+    pub fn id(&self, extension: Extension) -> Option<u8> {
+        Some(self.ids[extension as usize]).filter(|id| *id != 0)
+    }
+
+    /// What an id means on this leg.
+    pub fn extension(&self, id: u8) -> Option<Extension> {
+        if id == 0 {
+            return None;
+        }
+        self.ids.iter().position(|known| *known == id).map(|index| URIS[index].1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_and_extensions_find_each_other() {
+        for (index, (_, extension)) in URIS.iter().enumerate() {
+            assert_eq!(*extension as usize, index, "the table is in the enum's order");
+        }
+        let ids = ExtensionIds::new([("urn:ietf:params:rtp-hdrext:sdes:mid", 4), ("urn:unknown", 5)]);
+        assert_eq!(ids.id(Extension::Mid), Some(4));
+        assert_eq!(ids.extension(4), Some(Extension::Mid));
+        assert_eq!(ids.extension(5), None);
+        assert_eq!(ids.extension(0), None);
+        assert_eq!(ids.id(Extension::Rid), None);
+    }
+}

@@ -1,0 +1,10 @@
+//! The rules of the packet path, one mechanism a module: what the engine applies to tracks and forwards.
+
+pub mod cache;
+pub mod key_frames;
+pub mod layers;
+pub mod missing;
+pub mod packet;
+pub mod reception;
+pub mod rewrite;
+pub mod speaker;
