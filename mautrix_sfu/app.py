@@ -100,7 +100,7 @@ class _Focus:
         stored = await store.load()
         media = self._media = _open_media(config.media)
         stack.callback(media.shutdown)
-        rtc = Rtc(media, self._runtime, _candidates(config.media, media.local_addresses()))
+        rtc = Rtc(media, self._runtime, _candidates(config.media, media.local_addresses))
         stack.push_async_callback(rtc.stop)
         matrix = self._matrix = Matrix(self._matrix_settings(), self._runtime, stored.position)
         self._runtime.connect(matrix, media, rtc, store)
