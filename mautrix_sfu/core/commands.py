@@ -64,6 +64,7 @@ class SendTrack:
     stream_id: StreamId
     track_id: TrackId
     kind: Kind
+    layers: tuple[str, ...] = ()  # rids of a video that is sent as simulcast, highest first: over trunks only
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,15 @@ class Receive:
 
 
 @dataclass(frozen=True, slots=True)
+class SendLayer:
+    """One simulcast layer that the focus sends (RFC 8853): over trunks only."""
+
+    rid: str
+    ssrc: int
+    rtx_ssrc: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Send:
     """What the focus sends on an m-line."""
 
@@ -34,6 +43,7 @@ class Send:
     pt: int
     rtx_pt: int | None
     cname: str
+    layers: tuple[SendLayer, ...] = ()  # highest first; empty: one stream, by `ssrc`
 
 
 @dataclass(frozen=True, slots=True)
