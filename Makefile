@@ -39,7 +39,7 @@ rust: $(MODULE) ## the media core alone
 
 $(MODULE): $(RUST_SOURCES) $(VENV_STAMP)
 	@echo "Building the media core (a minute or two the first time)"
-	@VIRTUAL_ENV=$(CURDIR)/$(VENV) PIP_QUIET=2 $(BIN)/maturin develop --release --locked --quiet
+	@said=$$(VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/maturin develop --release --locked 2>&1) || { echo "$$said"; exit 1; }
 	@touch $@
 
 page: $(PAGE) ## the call page alone

@@ -9,29 +9,22 @@ import itertools
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import aiohttp  # noqa: E402
-from ruamel.yaml import YAML  # noqa: E402
-
 from scripts.install_synapse import ensure_synapse  # noqa: E402
 from tests.support.browser import Browser, CallPage, PageSession  # noqa: E402
+from tests.support.focus import FocusProcess  # noqa: E402
 from tests.support.synapse import CALL_TYPES, PASSWORD, Client, Synapse, free_port  # noqa: E402
 
 PEOPLE = ("alice", "bob", "carol")
 PAGE_PORT = 29341  # the focus's default; another one where it is taken
-READY_TIMEOUT = 60.0  # seconds
-STOP_TIMEOUT = 10.0
 
 
 class DemoError(Exception):
@@ -67,98 +60,6 @@ class Progress:
             await asyncio.sleep(0.08)
 
 
-@dataclass(frozen=True)
-class Ports:
-    """The TCP and UDP ports of 127.0.0.1 that the demo uses."""
-
-    homeserver: int
-    appservice: int
-    page: int
-
-
-class Focus:
-    """The focus as a process of its own, with its configuration in the demo's directory."""
-
-    def __init__(self, directory: Path, homeserver: str, ports: Ports) -> None:
-        self.directory = directory
-        self.config = directory / "config.yaml"
-        self.registration = directory / "registration.yaml"
-        self.log = directory / "focus.log"
-        self.address = f"http://127.0.0.1:{ports.page}/"
-        self._ports = ports
-        self._homeserver = homeserver
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def configure(self) -> None:
-        """Write the configuration and have the focus generate its registration."""
-        ports = self._ports
-        config: dict[str, Any] = {
-            "homeserver": {"address": self._homeserver, "domain": "localhost"},
-            "appservice": {"address": f"http://127.0.0.1:{ports.appservice}", "port": ports.appservice},
-            "database": {"url": f"sqlite:///{self.directory / 'focus.db'}"},
-            "media": {"port": _free_udp_port()},
-            "http": {"port": ports.page, "page_homeserver": self._homeserver},
-            "metrics": {"port": 0},
-            "bot": {"permissions": {"*": "none", "@alice:localhost": "admin"}},
-        }
-        with self.config.open("w") as file:
-            YAML().dump(config, file)
-        command = [sys.executable, "-m", "mautrix_sfu", "-g", "-c", str(self.config), "-r", str(self.registration)]
-        result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-        if result.returncode != 0:
-            raise DemoError(f"The registration could not be generated:\n{result.stdout}{result.stderr}")
-
-    async def start(self) -> None:
-        """Start it and wait until it says that it is ready."""
-        command = [sys.executable, "-m", "mautrix_sfu", "-n", "-c", str(self.config)]
-        if setpriv := shutil.which("setpriv"):  # it must not outlive a demo that was killed
-            command = [setpriv, "--pdeathsig", "KILL", *command]
-        with self.log.open("ab") as log:
-            self._process = await asyncio.to_thread(
-                subprocess.Popen, command, cwd=ROOT, stdout=log, stderr=log, start_new_session=True
-            )
-        deadline = time.monotonic() + READY_TIMEOUT
-        while (reasons := await self._not_ready()) is not None:
-            if self.exit_code() is not None:
-                raise DemoError(f"The focus ended with exit code {self.exit_code()}:\n{self.log_tail()}")
-            if time.monotonic() > deadline:
-                raise DemoError(f"The focus is not ready after {READY_TIMEOUT:g} s: {reasons}\n{self.log_tail()}")
-            await asyncio.sleep(0.1)
-
-    async def _not_ready(self) -> str | None:
-        try:
-            async with (
-                aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5)) as http,
-                http.get(f"{self.address}ready") as response,
-            ):
-                return None if response.status == 200 else await response.text()
-        except (aiohttp.ClientError, TimeoutError) as error:
-            return str(error)
-
-    def exit_code(self) -> int | None:
-        """How it ended; None while it runs."""
-        return self._process.poll() if self._process else None
-
-    def stop(self) -> None:
-        """Ask it to stop, and make sure of it."""
-        if self._process is None or self._process.poll() is not None:
-            return
-        self._process.terminate()
-        try:
-            self._process.wait(STOP_TIMEOUT)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-
-    def log_tail(self, characters: int = 3000) -> str:
-        """The end of what it logged."""
-        return self.log.read_text(errors="replace")[-characters:] if self.log.exists() else ""
-
-
-def _free_udp_port() -> int:
-    return free_port(socket.SOCK_DGRAM)
-
-
 def _page_port() -> int:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -174,27 +75,35 @@ class Demo:
 
     def __init__(self, progress: Progress, directory: Path) -> None:
         self.progress = progress
-        self.ports = Ports(homeserver=free_port(), appservice=free_port(), page=_page_port())
-        registration = directory / "registration.yaml"
-        self.synapse = Synapse(
-            port=self.ports.homeserver,
-            directory=directory / "synapse",
-            config={"app_service_config_files": [str(registration)]},
+        port = free_port()
+        self.focus = FocusProcess(
+            directory,
+            f"http://127.0.0.1:{port}",
+            overrides={
+                "media": {"addresses": []},  # those of the network too, for a browser that leaves out the loopback
+                "bot": {"permissions": {"*": "none", f"@{PEOPLE[0]}:localhost": "admin"}},
+            },
+            page_port=_page_port(),
         )
-        self.focus = Focus(directory, self.synapse.base_url, self.ports)
+        self.synapse = Synapse(
+            port=port,
+            directory=directory / "synapse",
+            config={"app_service_config_files": [str(self.focus.registration)]},
+        )
         self.sessions: list[PageSession] = []
 
     async def start(self) -> None:
         """Start it all, so that a call can be joined."""
-        async with self.progress.step("Generating the registration of the focus"):
-            await asyncio.to_thread(self.focus.configure)
-        async with self.progress.step("Starting a throw-away Synapse"):
-            try:
+        try:
+            async with self.progress.step("Generating the registration of the focus"):
+                await asyncio.to_thread(self.focus.configure)
+            async with self.progress.step("Starting a throw-away Synapse"):
                 await self.synapse.start()
-            except RuntimeError as error:
-                raise DemoError(str(error)) from error
-        async with self.progress.step("Starting the focus"):
-            await self.focus.start()
+            async with self.progress.step("Starting the focus"):
+                await self.focus.start()
+        except RuntimeError as error:
+            message = str(error)
+            raise DemoError(message[:1].upper() + message[1:]) from error
         async with self.progress.step(f"Making the users {', '.join(PEOPLE)} and a room with a call"):
             await self._furnish()
 
@@ -218,7 +127,7 @@ class Demo:
         """Run until something ends that should not."""
         while True:
             await asyncio.sleep(0.5)
-            if (code := self.focus.exit_code()) is not None:
+            if (code := self.focus.exit_code) is not None:
                 raise DemoError(f"The focus ended with exit code {code}:\n{self.focus.log_tail()}")
 
     async def stop(self) -> None:

@@ -14,6 +14,8 @@ from urllib.parse import urlencode
 from playwright.async_api import Browser as PlaywrightBrowser
 from playwright.async_api import BrowserContext, ConsoleMessage, Page, Playwright, async_playwright
 
+from mautrix_sfu.core.ids import Device, DeviceId, UserId
+
 CAMERA = "640x360"  # two simulcast layers; the highest of three is never sent at this size
 
 _FLAGS = (
@@ -59,13 +61,20 @@ class PageSession:
 class CallPage:
     """One call page in a browser context of its own; `window.sfuCall` answers for it."""
 
-    def __init__(self, page: Page, context: BrowserContext, name: str) -> None:
+    def __init__(self, page: Page, context: BrowserContext, name: str, session: PageSession | None) -> None:
         self.page = page
+        self.session = session
         self.context = context
         self.name = name
         self.console: list[str] = []
         page.on("console", self._on_console)
         page.on("pageerror", lambda error: self.console.append(f"uncaught: {error}"))
+
+    @property
+    def device(self) -> Device:
+        """Who opened it."""
+        assert self.session is not None
+        return Device(UserId(self.session.user_id), DeviceId(self.session.device_id))
 
     def _on_console(self, message: ConsoleMessage) -> None:
         if message.type in ("error", "warning"):
@@ -242,7 +251,7 @@ class Browser:
         """Open the call page at `address` (a folder's address), with a session if there is one."""
         assert self._browser is not None
         context = await self._browser.new_context(viewport={"width": size[0], "height": size[1]})
-        page = CallPage(await context.new_page(), context, name or (session.user_id if session else "nobody"))
+        page = CallPage(await context.new_page(), context, name or (session.user_id if session else "nobody"), session)
         self.pages.append(page)
         parameters = urlencode({"camera": self.camera, **(query or {})})
         await page.page.goto(f"{address}?{parameters}" + (f"#{session.fragment()}" if session else ""))

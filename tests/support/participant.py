@@ -17,7 +17,7 @@ import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from mautrix_sfu.core.ids import Device
 from mautrix_sfu.wire.sdp_parser import parse
@@ -58,6 +58,13 @@ class Message:
     type: str
     content: dict[str, Any]
     at: float  # time.monotonic()
+
+
+class Party(Protocol):
+    """Anybody in the call: another participant, or a page in a browser."""
+
+    @property
+    def device(self) -> Device: ...
 
 
 class RefusedError(Exception):
@@ -131,7 +138,7 @@ class Participant:
         """Why the focus ended the call, if it did."""
         return None if self._call is None else self._call.refused
 
-    def streams_of(self, other: Participant) -> dict[str, Any]:
+    def streams_of(self, other: Party) -> dict[str, Any]:
         """What the focus advertises of another device."""
         return {
             stream_id: stream
@@ -139,7 +146,7 @@ class Participant:
             if (stream.get("user_id"), stream.get("device_id")) == (other.device.user_id, other.device.device_id)
         }
 
-    def track_of(self, other: Participant, kind: str) -> tuple[str, str] | None:
+    def track_of(self, other: Party, kind: str) -> tuple[str, str] | None:
         """The (stream id, track id) under which another device's first track of a kind is shown."""
         for stream_id, stream in self.streams_of(other).items():
             for track_id, track in stream.get("tracks", {}).items():
@@ -147,7 +154,7 @@ class Participant:
                     return stream_id, track_id
         return None
 
-    def heard(self, other: Participant, kind: str) -> Received | None:
+    def heard(self, other: Party, kind: str) -> Received | None:
         """What is received of another device's first track of a kind."""
         shown = self.track_of(other, kind)
         for line in reversed(self.connection.offered):
@@ -155,11 +162,11 @@ class Participant:
                 return self.connection.received_on(line.mid)
         return None
 
-    def video_of(self, other: Participant) -> Received:
+    def video_of(self, other: Party) -> Received:
         """Like `heard`, with zeros before the first packet."""
         return self.heard(other, "video") or Received("", 0, "video")
 
-    def audio_of(self, other: Participant) -> Received:
+    def audio_of(self, other: Party) -> Received:
         """Like `heard`, with zeros before the first packet."""
         return self.heard(other, "audio") or Received("", 0, "audio")
 
@@ -272,7 +279,7 @@ class Participant:
         self.tell("m.call.track_subscription", subscribe=self._wanted, unsubscribe=[])
 
     async def subscribe_to(
-        self, *others: Participant, size: tuple[int, int] | None = None, kinds: tuple[str, ...] = ("audio", "video")
+        self, *others: Party, size: tuple[int, int] | None = None, kinds: tuple[str, ...] = ("audio", "video")
     ) -> None:
         """Wait until the others are advertised, then subscribe to their tracks and nothing else."""
         pairs = [(other, kind) for other in others for kind in kinds]
