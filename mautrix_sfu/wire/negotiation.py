@@ -3,6 +3,8 @@
 The peer's own m-lines are only received on. What the focus sends goes on m-lines that it opens itself (mids "s0",
 "s1", …) and reuses; on those the peer may start to send as well. A description that is refused changes nothing: the
 whole session is one immutable value that is replaced when all of a description has been understood.
+
+The focus is called, by browsers and by other foci, or dials another focus: `dialling` has all that differs.
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ from dataclasses import dataclass, field, replace
 from ..core.commands import SendTrack
 from ..core.events import ReceivedTrack
 from ..core.ids import Kind, Mid, Slot
-from .plan import MediaPlan, RemoteTransport
+from .dialling import CALLED, DIALLING, End
+from .plan import MediaPlan, RemoteTransport, SendLayer
 from .sdp import Description, MediaLine, SdpError, Transport, write
 from .sdp_lines import MAX_MESSAGE_SIZE, Line, Sending, describe, proposed, received
 from .sdp_parser import MAX_MEDIA_LINES, is_id, parse
@@ -66,10 +69,11 @@ class _Offer:
 
 
 class Negotiation:
-    """The negotiation of one leg. The peer makes the first offer."""
+    """The negotiation of one leg. The peer makes the first offer, unless this side `dials`."""
 
-    def __init__(self, local: LocalTransport, source: random.Random | None = None) -> None:
+    def __init__(self, local: LocalTransport, source: random.Random | None = None, dials: bool = False) -> None:
         self._source = source or secrets.SystemRandom()
+        self._end = DIALLING if dials else CALLED
         self._session = _Session(local)
         self._offer: _Offer | None = None
         self._session_id = self._source.getrandbits(62)
@@ -84,7 +88,7 @@ class Negotiation:
 
     @property
     def remote(self) -> RemoteTransport | None:
-        """The peer's side of the transport; None before its first offer."""
+        """The peer's side of the transport; None before its first description."""
         return self._session.remote
 
     @property
@@ -101,14 +105,16 @@ class Negotiation:
     def accept_offer(self, sdp: str) -> tuple[str, tuple[ReceivedTrack, ...]]:
         """Answer the peer's offer: the SDP to send, and everything that the peer publishes now.
 
-        An own offer in flight is rolled back: the peer is the impolite side. Raises SdpError and leaves everything
-        as it was, own offer included, if the offer cannot be used.
+        An own offer in flight is rolled back: the peer is the impolite side, unless this one dials. Raises SdpError
+        and leaves everything as it was, own offer included, if the offer cannot be used.
         """
+        if not self._end.polite and (self._offer is not None or self._session.remote is None):
+            raise SdpError("the dialling side's offer comes first")
         offer = parse(sdp)
         if len(offer.lines) < len(self._session.lines):
             raise SdpError("the offer leaves out m-lines of the session")
         bundle = _bundle(offer)
-        remote = _remote(offer, bundle, self._session.remote)
+        remote = _remote(offer, bundle, self._session.remote, self._end)
         profile = self._session.profile.learn(offer.lines)
         lines: list[Line] = []
         for index, offered in enumerate(offer.lines):
@@ -126,9 +132,20 @@ class Negotiation:
         self._session = _Session(local, remote, profile, tuple(lines), offer.extmap_allow_mixed)
         self._offer = None
         order = tuple(mid for mid in bundle if any(line.live and line.mid == mid for line in lines))
-        return self._write(self._session, order, "passive"), received(lines)
+        return self._write(self._session, order, self._end.answers_with), received(lines)
 
     # ------------------------------------------------------------ own offers
+
+    def make_invite(self) -> str:
+        """The first offer of the dialling side: nothing but the data channel. Replaces one that is in flight.
+
+        It names no candidates: the called side learns the address from the checks (RFC 8445, section 7.3.1.3).
+        """
+        if self._end.polite or self._session.remote is not None:
+            raise RuntimeError("only the dialling side makes an invite, and only before it is answered")
+        session = replace(self._session, lines=(Line("0", "application", _SCTP_PROTOCOLS[0], ("webrtc-datachannel",)),))
+        self._offer = _Offer(self._write(session, ("0",), "actpass"), session)
+        return self._offer.sdp
 
     def make_offer(self, sends: Sequence[SendTrack]) -> str:
         """Offer to send exactly these tracks, and to go on receiving what the peer sends.
@@ -137,25 +154,20 @@ class Negotiation:
         taken) is left out; its slot is then missing from the answer's. Replaces an own offer in flight.
         """
         if self._session.remote is None:
-            raise RuntimeError("the peer makes the first offer")
+            raise RuntimeError("there is no session before the first answer")
         profile, lines = self._session.profile, list(self._session.lines)
         wanted = _possible(sends)
         for index, line in enumerate(lines):
             if line.sending is not None:
-                track = wanted.pop(line.sending.track.slot, None)
-                kept = None if track is None else replace(line.sending, track=track)
-                lines[index] = replace(line, sending=kept)
+                track = wanted.get(line.sending.track.slot)
+                if track is None or track.layers != line.sending.track.layers:
+                    lines[index] = replace(line, sending=None)
+                else:
+                    lines[index] = replace(line, sending=replace(line.sending, track=track))
+                    del wanted[track.slot]
         idle = [index for index, line in enumerate(self._session.lines) if line.idle]
         for track in wanted.values():
-            reusable = next((index for index in idle if lines[index].kind == track.kind.value), None)
-            if reusable is not None:
-                idle.remove(reusable)
-                lines[reusable] = self._with_sending(lines[reusable], track)
-            elif len(lines) < MAX_MEDIA_LINES:
-                profile = profile.complete(track.kind)
-                if not profile.codecs[track.kind]:
-                    continue
-                lines.append(self._with_sending(_open_line(track.kind, profile, lines), track))
+            profile = self._place(track, lines, idle, profile)
         session = replace(self._session, profile=profile, lines=tuple(lines))
         order = tuple(line.mid for line in lines if line.live)
         self._offer = _Offer(self._write(session, order, "actpass"), session)
@@ -181,7 +193,7 @@ class Negotiation:
         if len(answer.lines) != len(offered.lines):
             raise SdpError("the answer does not have the m-lines of the offer")
         bundle = _bundle(answer)
-        remote = _remote(answer, bundle, offered.remote, answers=True)
+        remote = _remote(answer, bundle, offered.remote, self._end, answers=True)
         lines = [
             _answered_line(index, line, answered, bundle)
             for index, (line, answered) in enumerate(zip(offered.lines, answer.lines, strict=True))
@@ -198,9 +210,35 @@ class Negotiation:
 
     # ------------------------------------------------------------ helpers
 
-    def _with_sending(self, line: Line, track: SendTrack) -> Line:
+    def _place(self, track: SendTrack, lines: list[Line], idle: list[int], profile: Profile) -> Profile:
+        """Find an m-line for a track, if there is one for it: `lines` and `idle` change."""
+        simulcast = bool(track.layers)
+        index = next((index for index in idle if lines[index].kind == track.kind.value), None)
+        if index is None and len(lines) >= MAX_MEDIA_LINES:
+            return profile
+        if index is None or simulcast:
+            profile = profile.complete(track.kind, simulcast=simulcast)
+        if index is None:
+            if profile.can_send(track.kind, simulcast=simulcast):
+                lines.append(self._with_sending(_open_line(self._end, track.kind, profile, lines), track, profile))
+        elif not simulcast or profile.can_send(track.kind, simulcast=True):
+            idle.remove(index)
+            lines[index] = self._with_sending(lines[index], track, profile)
+        return profile
+
+    def _with_sending(self, line: Line, track: SendTrack, profile: Profile) -> Line:
         rtx = len(line.codecs) > 1
-        return replace(line, sending=Sending(track, self._ssrc(), self._ssrc() if rtx else None, str(track.stream_id)))
+        layers = tuple(SendLayer(rid, self._ssrc(), self._ssrc() if rtx else None) for rid in track.layers)
+        if not layers:
+            ssrc, rtx_ssrc = self._ssrc(), self._ssrc() if rtx else None
+            return replace(line, sending=Sending(track, ssrc, rtx_ssrc, str(track.stream_id)))
+        added = {uri: number for number, uri in profile.sent_extensions(track.kind, simulcast=True)}
+        known = {uri: number for number, uri in line.extensions}
+        return replace(
+            line,
+            extensions=tuple((number, uri) for uri, number in {**known, **added}.items()),
+            sending=Sending(track, layers[0].ssrc, layers[0].rtx_ssrc, str(track.stream_id), layers),
+        )
 
     def _ssrc(self) -> int:
         return self._source.randrange(1, 0xFFFFFFFF)
@@ -210,10 +248,13 @@ class Negotiation:
         algorithm, _, digest = session.local.fingerprint.partition(" ")
         transport = Transport(session.local.ufrag, session.local.pwd, ((algorithm, digest),), setup)
         lines = [describe(line, transport, offers=setup == "actpass") for line in session.lines]
-        first = next(index for index, line in enumerate(session.lines) if line.mid == bundle[0])
-        lines[first] = replace(lines[first], candidates=_candidates(session.local), end_of_candidates=True)
+        if self._end.ice_lite:
+            first = next(index for index, line in enumerate(session.lines) if line.mid == bundle[0])
+            lines[first] = replace(lines[first], candidates=_candidates(session.local), end_of_candidates=True)
         return write(
-            Description(tuple(lines), (bundle,), self._session_id, self._version, True, session.allow_mixed),
+            Description(
+                tuple(lines), (bundle,), self._session_id, self._version, self._end.ice_lite, session.allow_mixed
+            ),
         )
 
 
@@ -233,19 +274,23 @@ def _bundle(description: Description) -> tuple[str, ...]:
 
 
 def _remote(
-    description: Description, bundle: tuple[str, ...], known: RemoteTransport | None, *, answers: bool = False
+    description: Description,
+    bundle: tuple[str, ...],
+    known: RemoteTransport | None,
+    end: End,
+    *,
+    answers: bool = False,
 ) -> RemoteTransport:
     """The peer's transport, from the first m-line of the group that describes it (RFC 8843, section 7.1.3)."""
     by_mid = {line.mid: line for line in description.lines}
     transport = next((found for mid in bundle if (found := by_mid[mid].transport) is not None), None)
-    if description.ice_lite:
-        raise SdpError("both sides would be ICE-lite")
     if transport is None:
         raise SdpError("the BUNDLE group has no ICE credentials")
     if not transport.fingerprints:
         raise SdpError("a fingerprint with SHA-256 or stronger is required")
-    if transport.setup not in (("active",) if answers else ("active", "actpass")):
-        raise SdpError("the peer must be the DTLS client: a=setup is not fit for it")
+    end.check(ice_lite=description.ice_lite, setup=transport.setup, answers=answers)
+    if known is not None and not end.ice_lite and (known.ufrag, known.pwd) != (transport.ufrag, transport.pwd):
+        raise SdpError("the called side may not restart ICE")
     if known is not None and known.fingerprints != transport.fingerprints:
         raise SdpError("the fingerprint may not change in a session")
     channel = next(line for line in description.lines if line.kind == "application" and line.mid in bundle)
@@ -311,13 +356,18 @@ def _check(lines: list[Line]) -> None:
         raise SdpError("an ssrc is on two m-lines")
 
 
-def _open_line(kind: Kind, profile: Profile, lines: list[Line]) -> Line:
+def _open_line(end: End, kind: Kind, profile: Profile, lines: list[Line]) -> Line:
     taken = {line.mid for line in lines}
-    mid = next(name for number in range(len(lines) + 1) if (name := f"s{number}") not in taken)
     codecs = profile.codecs[kind]
-    formats = tuple(str(codec.pt) for codec in codecs)
     return Line(
-        mid, kind.value, _RTP_PROTOCOLS[0], formats, ours=True, codecs=codecs, extensions=profile.sent_extensions(kind)
+        next(name for number in range(len(lines) + 1) if (name := f"{end.mids}{number}") not in taken),
+        kind.value,
+        _RTP_PROTOCOLS[0],
+        tuple(str(codec.pt) for codec in codecs),
+        ours=True,
+        one_way=not end.late_tracks,
+        codecs=codecs,
+        extensions=profile.sent_extensions(kind),
     )
 
 

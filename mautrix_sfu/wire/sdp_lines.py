@@ -28,7 +28,21 @@ class Sending:
     ssrc: int
     rtx_ssrc: int | None
     cname: str
+    layers: tuple[plan.SendLayer, ...] = ()  # of a simulcast, highest first; the first has `ssrc` and `rtx_ssrc`
     accepted: bool = False  # the peer agreed to receive it
+
+    def agreed(self, remote: MediaLine, *, usable: bool, rtx: bool) -> Sending:
+        """What of it the peer's description agrees to receive. Layers that it does not name are never sent."""
+        accepted = usable and remote.direction.receives
+        rtx_ssrc = self.rtx_ssrc if rtx else None
+        if not self.layers:
+            return replace(self, rtx_ssrc=rtx_ssrc, accepted=accepted)
+        rids = remote.simulcast_receive or remote.receive_rids
+        named = [layer for layer in self.layers if layer.rid in rids]
+        if not accepted or not named:
+            return replace(self, accepted=False)
+        layers = tuple(replace(layer, rtx_ssrc=layer.rtx_ssrc if rtx else None) for layer in named)
+        return replace(self, ssrc=layers[0].ssrc, rtx_ssrc=layers[0].rtx_ssrc, layers=layers, accepted=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +54,7 @@ class Line:
     protocol: str
     formats: tuple[str, ...]
     ours: bool = False  # opened by the focus
+    one_way: bool = False  # and the peer may not begin to send on it
     live: bool = True  # False: port 0
     codecs: tuple[Codec, ...] = ()  # the main one, then its rtx
     extensions: tuple[tuple[int, str], ...] = ()
@@ -58,7 +73,14 @@ class Line:
         send = None
         if self.sending is not None and self.sending.accepted:
             rtx_pt = self.codecs[1].pt if self.sending.rtx_ssrc is not None else None
-            send = plan.Send(self.sending.ssrc, self.sending.rtx_ssrc, self.codecs[0].pt, rtx_pt, self.sending.cname)
+            send = plan.Send(
+                self.sending.ssrc,
+                self.sending.rtx_ssrc,
+                self.codecs[0].pt,
+                rtx_pt,
+                self.sending.cname,
+                self.sending.layers,
+            )
         if self.receive is None and send is None:
             return None
         return plan.Line(Mid(self.mid), Kind(self.kind), self.receive, send)
@@ -76,9 +98,10 @@ def proposed(line: Line, remote: MediaLine) -> Line:
     codecs = codecs if usable else line.codecs
     sending = line.sending
     if sending is not None:
-        rtx_ssrc = sending.rtx_ssrc if len(codecs) > 1 else None
-        sending = replace(sending, rtx_ssrc=rtx_ssrc, accepted=usable and remote.direction.receives)
+        sending = sending.agreed(remote, usable=usable, rtx=len(codecs) > 1)
     line = replace(line, codecs=codecs, formats=tuple(str(codec.pt) for codec in codecs), sending=sending)
+    if line.one_way:
+        return line
     line = replace(line, rids=_layers(line, remote))
     if not usable or not remote.direction.sends or not remote.msids:
         return replace(line, track=None, receive=None)
@@ -104,7 +127,10 @@ def describe(line: Line, transport: Transport, *, offers: bool) -> MediaLine:
             max_message_size=MAX_MESSAGE_SIZE,
         )
     sending = line.sending if line.sending is not None and (offers or line.sending.accepted) else None
-    ssrcs = tuple(ssrc for ssrc in (sending.ssrc, sending.rtx_ssrc) if ssrc is not None) if sending else ()
+    layers = sending.layers if sending is not None else ()
+    main = (sending.ssrc, sending.rtx_ssrc) if sending is not None and not layers else ()
+    ssrcs = tuple(ssrc for ssrc in main if ssrc is not None)
+    rids = tuple(layer.rid for layer in layers)
     return MediaLine(
         line.kind,
         9,
@@ -118,8 +144,10 @@ def describe(line: Line, transport: Transport, *, offers: bool) -> MediaLine:
         extensions=line.extensions,
         msids=(Msid(sending.track.stream_id, sending.track.track_id),) if sending else (),
         ssrcs=ssrcs,
-        cname=sending.cname if sending else None,
+        cname=sending.cname if sending and ssrcs else None,
         fid=((ssrcs[0], ssrcs[1]),) if len(ssrcs) == 2 else (),
+        send_rids=rids,
+        simulcast_send=rids,
         receive_rids=line.rids,
         simulcast_receive=line.rids,
     )

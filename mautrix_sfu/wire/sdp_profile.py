@@ -25,7 +25,8 @@ _TAKEN = {
     Kind.AUDIO: (MID, ABS_SEND_TIME, TRANSPORT_CC, AUDIO_LEVEL),
     Kind.VIDEO: (MID, ABS_SEND_TIME, TRANSPORT_CC, VIDEO_ORIENTATION, RID, REPAIRED_RID),
 }
-_SENT = {  # on m-lines that the focus opens: it sends one layer, so no rids
+_LAYERED = {MID, RID, REPAIRED_RID}  # what tells the layers of a simulcast apart
+_SENT = {  # on m-lines that the focus opens; without rids where it sends one layer
     Kind.AUDIO: _TAKEN[Kind.AUDIO],
     Kind.VIDEO: _TAKEN[Kind.VIDEO][:4],
 }
@@ -69,10 +70,10 @@ class Profile:
             return self, codecs, extensions
         return replace(self, codecs={**self.codecs, kind: codecs}), codecs, extensions
 
-    def complete(self, kind: Kind) -> Profile:
+    def complete(self, kind: Kind, *, simulcast: bool = False) -> Profile:
         """Give free numbers to what an m-line of the focus needs and the peer has not offered yet."""
         extensions, used_ids = dict(self.extensions), set(self.used_ids)
-        for uri in _SENT[kind]:
+        for uri in (_TAKEN if simulcast else _SENT)[kind]:
             if uri not in extensions:
                 free = next((number for number in _FREE_IDS if number not in used_ids), None)
                 if free is not None:
@@ -85,9 +86,14 @@ class Profile:
             used.update(codec.pt for codec in codecs[kind])
         return Profile(codecs, extensions, frozenset(used), frozenset(used_ids))
 
-    def sent_extensions(self, kind: Kind) -> tuple[tuple[int, str], ...]:
+    def sent_extensions(self, kind: Kind, *, simulcast: bool = False) -> tuple[tuple[int, str], ...]:
         """The extensions of an m-line that the focus opens."""
-        return tuple((self.extensions[uri], uri) for uri in _SENT[kind] if uri in self.extensions)
+        uris = (_TAKEN if simulcast else _SENT)[kind]
+        return tuple((self.extensions[uri], uri) for uri in uris if uri in self.extensions)
+
+    def can_send(self, kind: Kind, *, simulcast: bool = False) -> bool:
+        """Are there numbers for all that is needed to send this."""
+        return bool(self.codecs.get(kind)) and not (simulcast and _LAYERED - self.extensions.keys())
 
     def payloads(self) -> tuple[Payload, ...]:
         """All payload types in use."""
