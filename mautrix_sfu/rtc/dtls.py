@@ -1,4 +1,4 @@
-"""The DTLS server of one leg (RFC 8842, RFC 5764): aiortc's, over the media core's datagrams; gives its SRTP keys."""
+"""One leg's end of DTLS (RFC 8842, RFC 5764): aiortc's, over the media core's datagrams; gives its SRTP keys."""
 
 from __future__ import annotations
 
@@ -92,12 +92,12 @@ class Pipe:
         self._send_datagram(datagram)
 
 
-class DtlsServer(RTCDtlsTransport):
-    """aiortc's DTLS transport in the server's role, without its SRTP sessions."""
+class Dtls(RTCDtlsTransport):
+    """aiortc's DTLS transport, without its SRTP sessions: the server, or the client where the focus dials."""
 
-    def __init__(self, pipe: Pipe, certificate: Certificate) -> None:
+    def __init__(self, pipe: Pipe, certificate: Certificate, dials: bool = False) -> None:
         super().__init__(cast("RTCIceTransport", pipe), [certificate])
-        self._set_role("server")
+        self._set_role("client" if dials else "server")
         self._srtp_profiles = _SRTP_PROFILES
         self.keys: SrtpKeys | None = None  # set once the peer's certificate matched its fingerprint
         self.impostor = False  # its certificate did not match
@@ -116,7 +116,8 @@ class DtlsServer(RTCDtlsTransport):
             self._set_state(State.FAILED)
             return
         material = self._ssl.export_keying_material(_EXPORTER_LABEL, 2 * (profile.key_length + profile.salt_length))
-        remote, local = (profile.get_key_and_salt(material, index) for index in (0, 1))
+        client, server = (profile.get_key_and_salt(material, index) for index in (0, 1))
+        local, remote = (server, client) if self._role == "server" else (client, server)
         size = profile.key_length
         self.keys = SrtpKeys(chosen.decode(), local[:size], local[size:], remote[:size], remote[size:])
 

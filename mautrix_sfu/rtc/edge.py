@@ -46,8 +46,12 @@ class Rtc:
         self._legs: dict[LegId, Leg] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def open(self, leg: LegId) -> LocalTransport:
-        """Make a leg's side of a transport and let the media core answer its STUN."""
+    def open(self, leg: LegId, dials: bool = False) -> LocalTransport:
+        """Make a leg's side of a transport and let the media core answer its STUN.
+
+        The side that dials is the DTLS client and opens the signalling channel. It names no candidates: its packets
+        come from a socket that the media core opens for the leg when it is told whom to check.
+        """
         ufrag, pwd = make_credentials(self._source)
         self._transport.add_leg(leg, ufrag, pwd)
 
@@ -60,8 +64,8 @@ class Rtc:
             if leg in self._legs:
                 self._transport.send_dtls(leg, datagram)
 
-        self._legs[leg] = Leg(leg, self._certificate, send, use_keys, self._sink)
-        return LocalTransport(ufrag, pwd, self._certificate.fingerprint, self._candidates)
+        self._legs[leg] = Leg(leg, self._certificate, send, use_keys, self._sink, dials)
+        return LocalTransport(ufrag, pwd, self._certificate.fingerprint, () if dials else self._candidates)
 
     def start(self, leg: LegId, remote: RemoteTransport) -> None:
         """Tell what the peer's certificate must be; DTLS begins when ICE is connected. Later calls change nothing."""

@@ -13,12 +13,12 @@ from aiortc.rtcsctptransport import RTCSctpCapabilities
 from ..core.events import ChannelOpened, ConnectionLost
 from ..core.ids import LegId
 from ..wire.plan import RemoteTransport
-from .dtls import Certificate, DtlsServer, Pipe, SrtpKeys
+from .dtls import Certificate, Dtls, Pipe, SrtpKeys
 from .sctp import Association
 
 HANDSHAKE_TIMEOUT = 10.0  # seconds from ICE's connection to the end of the DTLS handshake
 _SCTP_PORT = 5000
-_FAILURES = {True: "the DTLS certificate is not the one of the offer", False: "the DTLS handshake failed"}
+_FAILURES = {True: "the DTLS certificate is not the one in the SDP", False: "the DTLS handshake failed"}
 
 log = logging.getLogger(__name__)
 
@@ -46,12 +46,14 @@ class Leg:
         send: Callable[[bytes], None],
         use_keys: Callable[[SrtpKeys], None],
         sink: RtcSink,
+        dials: bool = False,
     ) -> None:
         self._leg = leg
+        self._dials = dials
         self._use_keys = use_keys
         self._sink = sink
         self._pipe = Pipe(send)
-        self._dtls = DtlsServer(self._pipe, certificate)
+        self._dtls = Dtls(self._pipe, certificate, dials)
         self._association: Association | None = None
         self._ended = ("user_hangup", "the peer closed DTLS")  # unless the association says otherwise
         self.task: asyncio.Task[None] | None = None
@@ -110,6 +112,8 @@ class Leg:
         self._use_keys(keys)
         self._association = Association(self._dtls, _SCTP_PORT, self)
         await self._association.start(RTCSctpCapabilities(remote.max_message_size), remote.sctp_port)
+        if self._dials:
+            self._association.open_channel()
         await self._dtls.wait_closed()
         return self._ended
 

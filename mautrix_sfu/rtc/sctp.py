@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from aiortc.exceptions import InvalidStateError
-from aiortc.rtcdatachannel import RTCDataChannel
+from aiortc.rtcdatachannel import RTCDataChannel, RTCDataChannelParameters
 from aiortc.rtcsctptransport import (
     WEBRTC_BINARY,
     WEBRTC_BINARY_EMPTY,
@@ -18,9 +18,10 @@ from aiortc.rtcsctptransport import (
     RTCSctpTransport,
 )
 
-from .dtls import DtlsServer
+from .dtls import Dtls
 from .sctp_guard import MAX_TSN_GAP, fault
 
+CHANNEL_LABEL = "datachannel"  # as deployed clients call it; the called side does not look at it
 MAX_MESSAGE = 262_144  # bytes, either way
 MAX_UNSENT = 1024 * 1024  # bytes that wait to be sent
 INITIAL_RTO = 1.0  # seconds, RFC 9260, section 16; aiortc's 3 s make a lost INIT felt
@@ -50,7 +51,7 @@ class AssociationSink(Protocol):
 class Association(RTCSctpTransport):
     """aiortc's SCTP. Whatever the peer sends, its reader survives; what comes out goes to the sink afterwards."""
 
-    def __init__(self, transport: DtlsServer, port: int, sink: AssociationSink) -> None:
+    def __init__(self, transport: Dtls, port: int, sink: AssociationSink) -> None:
         super().__init__(transport, port)
         self._local_partial_reliability = False
         self._rto = INITIAL_RTO
@@ -62,6 +63,11 @@ class Association(RTCSctpTransport):
         self.on("datachannel", self._on_channel)
 
     # ------------------------------------------------------------ sending
+
+    def open_channel(self) -> None:
+        """Open the signalling channel (RFC 8832), as the side that dials does, once the association is there."""
+        self._signalling = RTCDataChannel(self, RTCDataChannelParameters(label=CHANNEL_LABEL))
+        self._signalling.on("open", lambda: self._arrived.append(self._sink.on_open))
 
     @property
     def unsent(self) -> int:
@@ -125,6 +131,8 @@ class Association(RTCSctpTransport):
                 await super()._data_channel_receive(stream_id, pp_id, data)
         elif self._signalling is None or stream_id != self._signalling.id:
             self._garbage("a message on a channel that is not the signalling channel")
+        elif self._signalling.readyState == "connecting":
+            self._garbage("a message on a channel that is not open yet")
         elif pp_id in (WEBRTC_BINARY, WEBRTC_BINARY_EMPTY):
             self._garbage("a binary message")
         elif pp_id not in (WEBRTC_STRING, WEBRTC_STRING_EMPTY):
@@ -147,7 +155,7 @@ class Association(RTCSctpTransport):
     # ------------------------------------------------------------ helpers
 
     def _on_channel(self, channel: RTCDataChannel) -> None:
-        """The first channel that the peer opens is for signalling; it has no use for another."""
+        """The first channel is for signalling; the peer has no use for another."""
         if self._signalling is None:
             self._signalling = channel
             self._arrived.append(self._sink.on_open)
