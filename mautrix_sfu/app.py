@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 import signal
 import time
 from collections.abc import Sequence
@@ -49,7 +50,11 @@ def policy_of(config: Config) -> Policy:
         held_timeout=conferences.held_timeout,
         ping_interval=conferences.ping_interval,
         ping_timeout=conferences.ping_timeout,
+        trunk_session=SessionId(secrets.token_urlsafe(12)),
+        cascade=config.cascade.enabled,
+        peers=frozenset(config.cascade.peers),
         limits=Limits(
+            trunks=config.cascade.trunks,
             legs_per_user=limits.legs_per_user,
             legs_per_conference=limits.legs_per_conference,
             legs=limits.legs,
@@ -70,7 +75,7 @@ class _Focus:
         self._config = config
         self._started = time.monotonic()
         self._metrics = Metrics(__version__)
-        self._runtime = Runtime(policy_of(config), self._metrics, self)
+        self._runtime = Runtime(policy_of(config), self._metrics, self, config.cascade.allow_private)
         self._ended: asyncio.Future[None] | None = None
         self._matrix: Matrix | None = None
         self._media: Media | None = None

@@ -4,6 +4,7 @@ from .file import ConfigFile, write_atomically
 from .model import (
     AppserviceConfig,
     BotConfig,
+    CascadeConfig,
     ConferenceConfig,
     Config,
     DatabaseConfig,
@@ -20,6 +21,7 @@ from .registration import generate, new_token
 __all__ = [
     "AppserviceConfig",
     "BotConfig",
+    "CascadeConfig",
     "ConferenceConfig",
     "Config",
     "ConfigError",

@@ -76,6 +76,16 @@ class ConferenceConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class CascadeConfig:
+    """Trunks with the foci of other homeservers."""
+
+    enabled: bool
+    peers: tuple[str, ...]  # user ids and homeservers; empty: every focus of a call
+    allow_private: bool  # whether foci may be dialled at addresses that are not public
+    trunks: int  # at most so many at a time
+
+
+@dataclass(frozen=True, slots=True)
 class HttpConfig:
     """The listener for the call page, the focus's public information, health and readiness."""
 
@@ -126,6 +136,7 @@ class Config:
     database: DatabaseConfig
     media: MediaConfig
     conferences: ConferenceConfig
+    cascade: CascadeConfig
     http: HttpConfig
     metrics: MetricsConfig
     bot: BotConfig

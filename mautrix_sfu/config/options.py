@@ -19,6 +19,7 @@ from yarl import URL
 from .model import (
     AppserviceConfig,
     BotConfig,
+    CascadeConfig,
     ConferenceConfig,
     Config,
     DatabaseConfig,
@@ -253,6 +254,7 @@ def parse(data: Mapping[str, Any], *, tokens: bool = True) -> Config:
         database=_database(root.section("database")),
         media=_media(root.section("media")),
         conferences=_conferences(root.section("conferences")),
+        cascade=_cascade(root.section("cascade")),
         http=_http(root.section("http")),
         metrics=_metrics(root.section("metrics")),
         bot=BotConfig(root.section("bot").take("permissions", _permissions())),
@@ -319,6 +321,15 @@ def _conferences(section: _Section) -> ConferenceConfig:
             held_legs=limits.take("held_legs", _COUNT),
             held_legs_per_user=limits.take("held_legs_per_user", _COUNT),
         ),
+    )
+
+
+def _cascade(section: _Section) -> CascadeConfig:
+    return CascadeConfig(
+        enabled=section.take("enabled", _BOOL),
+        peers=section.take("peers", _list_of(_USER_OR_SERVER, "user ids and homeservers' names")),
+        allow_private=section.take("allow_private", _BOOL),
+        trunks=section.take("trunks", _COUNT),
     )
 
 

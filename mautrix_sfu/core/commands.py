@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
-from .events import StoredLeg
+from .events import Size, StoredLeg
 from .ids import ConferenceKey, Device, Kind, LegId, Mid, RoomId, Slot, StreamId, TrackId
 
 
@@ -16,6 +16,14 @@ class OpenLeg:
 
     leg: LegId
     peer: Device
+    dials: bool = False  # a trunk that this focus dials: the full ICE agent, the DTLS client
+
+
+@dataclass(frozen=True, slots=True)
+class MakeInvite:
+    """Make the first offer of a leg that dials; gives InviteMade."""
+
+    leg: LegId
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +115,17 @@ class Address:
 
 
 @dataclass(frozen=True, slots=True)
+class SendInvite:
+    """`m.call.invite` to another focus, once the leg is stored."""
+
+    leg: LegId
+    address: Address
+    sdp: str
+    lifetime: float  # seconds
+    metadata: Advertised
+
+
+@dataclass(frozen=True, slots=True)
 class SendAnswer:
     """`m.call.answer`, once the leg is stored."""
 
@@ -172,6 +191,24 @@ class ChannelMetadata:
 
 
 @dataclass(frozen=True, slots=True)
+class TrunkTrack:
+    """A track asked for over a trunk, in the sizes that local participants are shown."""
+
+    stream_id: StreamId
+    track_id: TrackId
+    layers: tuple[Size, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelSubscription:
+    """`m.call.track_subscription` to another focus: the full list, and what is not on it any more."""
+
+    leg: LegId
+    subscribe: tuple[TrunkTrack, ...]
+    unsubscribe: tuple[TrunkTrack, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class ChannelPing:
     """`m.call.ping`."""
 
@@ -220,6 +257,17 @@ class Forward:
     source_mid: Mid
     width: int | None
     height: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardLayers:
+    """Send the layers that these sizes choose, each once, on an m-line that sends simulcast (trunks)."""
+
+    leg: LegId
+    mid: Mid
+    source: LegId
+    source_mid: Mid
+    sizes: tuple[Size, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,11 +353,13 @@ class Count:
 
 Command = (
     OpenLeg
+    | MakeInvite
     | BindLeg
     | CloseLeg
     | ApplyOffer
     | ApplyAnswer
     | DropOffer
+    | SendInvite
     | SendAnswer
     | SendReject
     | SendHangup
@@ -317,11 +367,13 @@ Command = (
     | ChannelOffer
     | ChannelAnswer
     | ChannelMetadata
+    | ChannelSubscription
     | ChannelPing
     | ChannelPong
     | ChannelSpeaker
     | ChannelError
     | Forward
+    | ForwardLayers
     | StopForward
     | DescribeTrack
     | StoreLeg

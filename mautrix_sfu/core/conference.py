@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from .commands import (
     AdvertisedStream,
     AdvertisedTrack,
     ChannelSpeaker,
+    ChannelSubscription,
     Counter,
     DescribeTrack,
     Forward,
+    ForwardLayers,
     StopForward,
+    TrunkTrack,
 )
-from .events import AnswerApplied, SpeakerChanged, TrackSubscription
-from .ids import ConferenceKey, LegId, Mid, StreamId, TrackId, TrackKey
-from .leg import Leg, Timer
+from .events import AnswerApplied, FlowChanged, Size, SpeakerChanged, TrackSubscription
+from .ids import ConferenceKey, Device, Kind, LegId, Mid, StreamId, TrackId, TrackKey
+from .leg import Leg, State, Timer
 from .outbox import Outbox
 from .subscriptions import Grant
-from .tracks import SCREENSHARE, PublishedStream, PublishedTrack
+from .tracks import SCREENSHARE, PublishedStream, PublishedTrack, RemotePublications
 
 MAX_ADVERTISED = 300  # streams shown to one participant
 REMEMBERED_SPEAKERS = 50  # whose streams are shown first where there are too many
+MAX_SIZES = 8  # of one track, asked for over a trunk
+WANTS_MERGE = 0.05  # changes of what is asked for over a trunk within this time go out as one
 VIEW_MERGE = 0.1  # changes of what a participant sees within this time are worked off as one
 
 
@@ -34,8 +40,19 @@ class Conference:
         self._out = out
         self._described: dict[tuple[LegId, Mid], tuple[int | None, int | None]] = {}
         self._speakers: list[LegId] = []  # newest first
+        self._silent: set[tuple[LegId, Mid]] = set()
 
     # ------------------------------------------------------------ coming and going
+
+    @property
+    def participants(self) -> list[Leg]:
+        """The legs that are people."""
+        return [leg for leg in self.legs.values() if not leg.trunk]
+
+    @property
+    def trunks(self) -> list[Leg]:
+        """The legs that are other foci, the lowest first."""
+        return sorted((leg for leg in self.legs.values() if leg.trunk), key=lambda leg: (leg.peer, leg.id))
 
     def join(self, leg: Leg, now: float) -> None:
         """This leg became full: it sees and is seen."""
@@ -50,7 +67,9 @@ class Conference:
             self._stop(leg, grant)
         leg.shown = {}
         self._described = {place: size for place, size in self._described.items() if place[0] != leg.id}
+        self._silent = {place for place in self._silent if place[0] != leg.id}
         self._speakers = [speaker for speaker in self._speakers if speaker != leg.id]
+        self._wants_changed(now)
         if leg.published.streams:
             self._others_see_anew(leg, now)
 
@@ -58,56 +77,88 @@ class Conference:
         """This leg publishes something else than before."""
         for track in leg.published.tracks.values():
             size = (track.width, track.height)
-            if self._described.get((leg.id, track.mid), (None, None)) != size:
+            if track.mid is not None and self._described.get((leg.id, track.mid), (None, None)) != size:
                 self._described[leg.id, track.mid] = size
                 self._out.put(DescribeTrack(leg.id, track.mid, *size))
         self._others_see_anew(leg, now)
 
     def _others_see_anew(self, leg: Leg, now: float) -> None:
         for other in self.legs.values():
-            if other.peer != leg.peer:
+            if other.peer != leg.peer and not (leg.trunk and other.trunk):
                 other.set_timer_earlier(Timer.VIEW, now + VIEW_MERGE)
+
+    def flow_changed(self, event: FlowChanged, now: float) -> None:
+        """A source fell silent or sends again: who has another source of the same track takes that one."""
+        place = (event.leg, event.mid)
+        (self._silent.discard if event.flowing else self._silent.add)(place)
+        if any(leg.trunk for leg in self.legs.values()) and event.leg in self.legs:
+            for viewer in self.participants:
+                viewer.set_timer_earlier(Timer.VIEW, now)
 
     # ------------------------------------------------------------ what one participant sees
 
     def refresh(self, viewer: Leg, now: float) -> None:
         """Work out anew what this leg is shown and sent; tell it of what changed."""
         viewer.cancel_timer(Timer.VIEW)
-        streams = list(self._visible(viewer))
+        streams = self._visible(viewer)
         viewer.shown = {
             viewer.names.stream(stream.owner, stream.stream_id): _advertised(viewer, stream) for stream in streams
         }
-        self._grant(viewer, {track.key: track for stream in streams for track in stream.tracks})
+        self._grant(viewer, streams, now)
         viewer.poll_offers(now)  # an offer takes the metadata along
         viewer.tell()
 
-    def _visible(self, viewer: Leg) -> Iterator[PublishedStream]:
-        others = [leg for leg in self.legs.values() if leg.peer != viewer.peer]
-        if sum(len(leg.published.streams) for leg in others) <= MAX_ADVERTISED:
-            return (stream for leg in others for stream in leg.published.streams.values())
-        return iter(self._most_important(viewer, others))
+    def _visible(self, viewer: Leg) -> list[PublishedStream]:
+        """Every stream that this leg may subscribe to; a focus gets those of our own participants only."""
+        others = [leg for leg in self.participants if leg.peer != viewer.peer]
+        streams = [stream for leg in others for stream in leg.published.streams.values()]
+        if not viewer.trunk and (trunks := self.trunks):
+            streams = self._from_best_source(viewer, streams, trunks)
+        if len(streams) > MAX_ADVERTISED:
+            self._out.count(Counter.BOUNDS_HIT, "advertised_streams")
+            return self._most_important(viewer, streams)
+        return streams
 
-    def _most_important(self, viewer: Leg, others: list[Leg]) -> list[PublishedStream]:
+    def _from_best_source(self, viewer: Leg, own: list[PublishedStream], trunks: list[Leg]) -> list[PublishedStream]:
+        """One track is one track, however many foci offer it: own legs first, then the lowest focus that sends."""
+        offered = own + [stream for leg in trunks for stream in leg.published.streams.values()]
+        best: dict[TrackKey, PublishedTrack] = {}
+        for stream in offered:
+            for track in stream.tracks:
+                chosen = best.get(track.key)
+                if chosen is None or (self._is_silent(chosen) and not self._is_silent(track)):
+                    best[track.key] = track
+        merged: dict[tuple[Device, StreamId], PublishedStream] = {}
+        for stream in offered:
+            tracks = tuple(track for track in stream.tracks if best[track.key] is track)
+            if not tracks or stream.owner == viewer.peer:
+                continue
+            place = (stream.owner, stream.stream_id)
+            known = merged.get(place)
+            merged[place] = replace(
+                stream if known is None else known, tracks=(*(known.tracks if known else ()), *tracks)
+            )
+        return list(merged.values())
+
+    def _is_silent(self, track: PublishedTrack) -> bool:
+        return track.mid is not None and (track.leg, track.mid) in self._silent
+
+    def _most_important(self, viewer: Leg, streams: list[PublishedStream]) -> list[PublishedStream]:
         """Those it subscribes to, then screen shares, recent speakers, newest (docs/protocol.md, section 4)."""
-        self._out.count(Counter.BOUNDS_HIT, "advertised_streams")
         subscribed = viewer.subscriptions.granted
-        rank: dict[tuple[LegId, StreamId], tuple[int, int]] = {}
-        streams: list[tuple[tuple[LegId, StreamId], PublishedStream]] = []
-        for age, leg in enumerate(reversed(others)):
-            for stream in leg.published.streams.values():
-                if any(track.key in subscribed for track in stream.tracks):
-                    order = (0, age)
-                elif stream.purpose == SCREENSHARE:
-                    order = (1, age)
-                elif leg.id in self._speakers:
-                    order = (2, self._speakers.index(leg.id))
-                else:
-                    order = (3, age)
-                rank[leg.id, stream.stream_id] = order
-                streams.append(((leg.id, stream.stream_id), stream))
-        chosen = sorted(rank, key=rank.__getitem__)[:MAX_ADVERTISED]
-        kept = frozenset(chosen)
-        return [stream for place, stream in streams if place in kept]
+        speakers = {leg: place for place, leg in enumerate(self._speakers)}
+
+        def rank(numbered: tuple[int, PublishedStream]) -> tuple[int, int]:
+            age, stream = numbered
+            if any(track.key in subscribed for track in stream.tracks):
+                return (0, age)
+            if stream.purpose == SCREENSHARE:
+                return (1, age)
+            spoke = speakers.get(stream.tracks[0].leg)
+            return (3, age) if spoke is None else (2, spoke)
+
+        chosen = sorted(enumerate(reversed(streams)), key=rank)[:MAX_ADVERTISED]
+        return [stream for _, stream in chosen]
 
     # ------------------------------------------------------------ what flows to it
 
@@ -115,11 +166,10 @@ class Conference:
         """Take what this leg wants; what exists flows as soon as its m-line is agreed."""
         before = viewer.subscriptions.sizes()
         viewer.keep_subscriptions(event)
-        self._grant(viewer, {track.key: track for stream in self._visible(viewer) for track in stream.tracks})
+        self._grant(viewer, self._visible(viewer), now)
         after = viewer.subscriptions.sizes()
-        for key, grant in viewer.subscriptions.granted.items():
-            if grant.mid is not None and before.get(key) != after.get(key):
-                self._forward(viewer, [grant], after)
+        changed = [grant for key, grant in viewer.subscriptions.granted.items() if before.get(key) != after.get(key)]
+        self._forward(viewer, changed, after)
         viewer.poll_offers(now)
 
     def answer_applied(self, viewer: Leg, event: AnswerApplied, now: float) -> None:
@@ -127,39 +177,101 @@ class Conference:
         self._forward(viewer, viewer.answer_applied(event, now), viewer.subscriptions.sizes())
         viewer.poll_offers(now)
 
-    def _grant(self, viewer: Leg, visible: dict[TrackKey, PublishedTrack]) -> None:
+    def _grant(self, viewer: Leg, streams: list[PublishedStream], now: float) -> None:
+        for stream in streams:  # what is visible can be named
+            for track in stream.tracks:
+                viewer.names.track(track.key, stream.stream_id)
+        visible = {track.key: track for stream in streams for track in stream.tracks}
         ended, moved = viewer.subscriptions.grant(visible)
         for grant in ended:
             self._stop(viewer, grant)
-        self._forward(viewer, (grant for grant in moved if grant.mid is not None), viewer.subscriptions.sizes())
+        self._forward(viewer, moved, viewer.subscriptions.sizes())
+        if not viewer.trunk:
+            self._wants_changed(now)
 
-    def _forward(
-        self, viewer: Leg, grants: Iterable[Grant], sizes: dict[TrackKey, tuple[int | None, int | None]]
-    ) -> None:
+    def _forward(self, viewer: Leg, grants: Iterable[Grant], sizes: Mapping[TrackKey, tuple[Size, ...]]) -> None:
         for grant in grants:
-            if grant.mid is not None:
-                width, height = sizes.get(grant.track.key, (None, None))
-                self._out.put(Forward(viewer.id, grant.mid, grant.track.leg, grant.track.mid, width, height))
+            track = grant.track
+            if grant.mid is None or track.mid is None:
+                continue
+            wanted = sizes.get(track.key, ((None, None),))
+            if viewer.trunk and track.rids:
+                self._out.put(ForwardLayers(viewer.id, grant.mid, track.leg, track.mid, wanted))
+            else:
+                self._out.put(Forward(viewer.id, grant.mid, track.leg, track.mid, *wanted[0]))
 
     def _stop(self, viewer: Leg, grant: Grant) -> None:
         if grant.mid is not None:
             self._out.put(StopForward(viewer.id, grant.mid))
 
+    # ------------------------------------------------------------ what crosses the trunks
+
+    def _wants_changed(self, now: float) -> None:
+        for leg in self.legs.values():
+            if leg.trunk:
+                leg.set_timer_earlier(Timer.WANTS, now + WANTS_MERGE)
+
+    def ask(self, trunk: Leg) -> None:
+        """Ask another focus for exactly what local participants are granted of it, if that changed."""
+        sizes: dict[tuple[StreamId, TrackId], set[Size]] = {}
+        for viewer in self.participants:
+            wanted = viewer.subscriptions.sizes()
+            for key, grant in viewer.subscriptions.granted.items():
+                if grant.track.leg == trunk.id:
+                    place = (grant.track.stream_id, key.track_id)
+                    asked = wanted.get(key, ()) if grant.track.kind is Kind.VIDEO else ()
+                    sizes.setdefault(place, set()).update(asked)
+        wants = tuple(
+            TrunkTrack(stream_id, track_id, tuple(sorted(asked, key=_by_size)[:MAX_SIZES]))
+            for (stream_id, track_id), asked in sorted(sizes.items())
+        )
+        if wants == trunk.wanted or trunk.state is not State.OPEN:
+            return
+        named = {(track.stream_id, track.track_id) for track in wants}
+        gone = tuple(track for track in trunk.wanted if (track.stream_id, track.track_id) not in named)
+        trunk.wanted = wants
+        self._out.put(ChannelSubscription(trunk.id, wants, gone))
+
+    def check_trunks(self, now: float) -> None:
+        """Room state changed: streams over trunks may have become believable, or are not any more."""
+        for trunk in self.trunks:
+            self.check_trunk(trunk, now)
+
+    def check_trunk(self, trunk: Leg, now: float) -> None:
+        """Hold what one focus shows against room state."""
+        published = trunk.published
+        if not isinstance(published, RemotePublications):
+            return
+        if published.check(now):
+            self.publications_changed(trunk, now)
+        for _ in range(published.dropped):
+            self._out.count(Counter.BAD_MESSAGES, "stream_of_a_stranger")
+        published.dropped = 0
+        held = published.held_until()
+        if held is not None:
+            trunk.set_timer(Timer.HELD_BACK, max(held, now + 0.01))
+
     # ------------------------------------------------------------ who speaks
 
     def speaker_changed(self, event: SpeakerChanged) -> None:
-        """Tell everybody who may see the dominant speaker."""
-        speaker = self.legs.get(event.leg)
-        if speaker is None:
+        """Tell everybody who may see the dominant speaker; other foci find their own."""
+        source = self.legs.get(event.leg)
+        if source is None:
             return
         self._speakers = [event.leg, *(leg for leg in self._speakers if leg != event.leg)][:REMEMBERED_SPEAKERS]
-        track = next((t for t in speaker.published.tracks.values() if t.mid == event.mid), None)
+        track = next((t for t in source.published.tracks.values() if t.mid == event.mid), None)
         if track is None:
             return
-        for viewer in self.legs.values():
-            stream_id = viewer.names.stream(speaker.peer, track.stream_id)
-            if viewer.peer != speaker.peer and stream_id in viewer.shown:
-                self._out.put(ChannelSpeaker(viewer.id, stream_id, speaker.peer))
+        owner = track.key.owner
+        for viewer in self.participants:
+            stream_id = viewer.names.stream(owner, track.stream_id)
+            if viewer.peer != owner and stream_id in viewer.shown:
+                self._out.put(ChannelSpeaker(viewer.id, stream_id, owner))
+
+
+def _by_size(size: Size) -> tuple[int, int]:
+    """Largest first; no size means the best there is."""
+    return (-(size[0] or 1 << 20), -(size[1] or 1 << 20))
 
 
 def _advertised(viewer: Leg, stream: PublishedStream) -> AdvertisedStream:

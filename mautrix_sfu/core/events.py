@@ -175,6 +175,7 @@ class StreamMetadata:
     audio_muted: bool
     video_muted: bool
     tracks: Mapping[TrackId, TrackMetadata] = field(default_factory=dict)
+    owner: Device | None = None  # what the message claims; looked at on trunks only, and checked there
 
 
 Metadata = Mapping[StreamId, StreamMetadata]
@@ -226,6 +227,15 @@ class DeviceNegotiate:
 
 
 @dataclass(frozen=True, slots=True)
+class Answer:
+    """`m.call.answer` of a focus that was dialled."""
+
+    envelope: Envelope
+    sdp: str
+    metadata: Metadata | None
+
+
+@dataclass(frozen=True, slots=True)
 class Noted:
     """A message of a leg that changes nothing (candidates, select_answer) but counts in `seq`."""
 
@@ -233,7 +243,7 @@ class Noted:
     type: str
 
 
-ToDevice = Invite | Hangup | DeviceNegotiate | Noted
+ToDevice = Invite | Answer | Hangup | DeviceNegotiate | Noted
 
 
 # ---------------------------------------------------------------- negotiation's results (wire.negotiation)
@@ -248,6 +258,14 @@ class ReceivedTrack:
     stream_id: StreamId  # from the msid; the metadata may name another
     track_id: TrackId
     rids: tuple[str, ...] = ()  # simulcast layers, highest first (RFC 8853); empty: one layer
+
+
+@dataclass(frozen=True, slots=True)
+class InviteMade:
+    """The first offer of a trunk that this focus dials."""
+
+    leg: LegId
+    sdp: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,6 +329,15 @@ class SpeakerChanged:
     mid: Mid
 
 
+@dataclass(frozen=True, slots=True)
+class FlowChanged:
+    """A published track fell silent (no media packet for 500 ms), or sends (again)."""
+
+    leg: LegId
+    mid: Mid
+    flowing: bool
+
+
 # ---------------------------------------------------------------- data channel (section 4)
 
 
@@ -332,6 +359,9 @@ class MetadataChanged:
     metadata: Metadata
 
 
+Size = tuple[int | None, int | None]  # (width, height) in pixels; None: the best there is
+
+
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """One entry of a subscription; no size means the best there is."""
@@ -340,6 +370,7 @@ class Wanted:
     track_id: TrackId
     width: int | None = None
     height: int | None = None
+    layers: tuple[Size, ...] = ()  # between foci: the sizes that its participants are shown (section 6)
 
 
 @dataclass(frozen=True, slots=True)
@@ -396,6 +427,7 @@ Event = (
     | CaughtUp
     | Stopping
     | ToDevice
+    | InviteMade
     | OfferApplied
     | AnswerApplied
     | DescriptionFailed
@@ -403,5 +435,6 @@ Event = (
     | ConnectionLost
     | ChannelOpened
     | SpeakerChanged
+    | FlowChanged
     | ChannelMessage
 )

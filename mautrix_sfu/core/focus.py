@@ -42,10 +42,12 @@ from .outbox import Outbox
 from .policy import Policy
 from .sequence import CallKey, Sequencer
 from .timers import Timers
+from .trunks import Trunks
 from .view import FocusView, LegView
 
 REMEMBERED_ENDS = 4096  # calls that ended: their invites, delivered again, open nothing
 REREAD_SECONDS = 300.0  # rooms with legs are read again now and then, where that is permitted
+MAX_ROUNDS = 4  # of settling trunks after one event
 REASON_BUSY = "user_busy"
 REASON_REFUSED = "unknown_error"
 
@@ -59,31 +61,35 @@ class Focus:
         self._rooms = Rooms(policy)
         self._sequencer = Sequencer()
         self._lobby = Lobby()
-        self._timers: Timers[tuple[LegId, Timer]] = Timers()
-        self._legs: dict[LegId, Leg] = {}
+        self.timers: Timers[tuple[LegId, Timer]] = Timers()
+        self.legs: dict[LegId, Leg] = {}
         self._by_call: dict[CallKey, LegId] = {}
         self._by_room: dict[RoomId, set[LegId]] = {}
         self._unbound: set[LegId] = set()
         self._ended: OrderedDict[CallKey, None] = OrderedDict()
-        self._conferences: dict[ConferenceKey, Conference] = {}
+        self.conferences: dict[ConferenceKey, Conference] = {}
         self.caught_up = False
         self._next_leg = 0
         self._reread_at: float | None = None
+        self._unsettled: set[ConferenceKey] = set()  # their trunks may have to change
+        self._trunks = Trunks(self, policy, self._rooms, self._out)
 
     # ------------------------------------------------------------ the machine
 
     def handle(self, event: ev.Event, now: float) -> list[Command]:
         """Take in one event; returns what has to be done, in order."""
         self._dispatch(event, now)
+        self._settle(now)
         return self._out.take()
 
     def next_deadline(self) -> float | None:
         """When `handle_timeout` wants to be called next; None if nothing is waited for."""
         deadlines = (
-            self._timers.next_deadline(),
+            self.timers.next_deadline(),
             self._lobby.next_deadline(),
             self._sequencer.next_deadline(),
             self._reread_at,
+            self._trunks.cascade.next_deadline(),
         )
         return min((deadline for deadline in deadlines if deadline is not None), default=None)
 
@@ -92,14 +98,26 @@ class Focus:
         for message in self._sequencer.handle_timeout(now):
             self._signal(message, now)
         while (parked := self._lobby.pop_due(now)) is not None:
-            self._reject(parked.invite.envelope, REASON_REFUSED, parked.cause)
-        while (due := self._timers.pop_due(now)) is not None:
-            leg = self._legs.get(due[0])
+            self.refuse(parked.invite.envelope, REASON_REFUSED, parked.cause)
+        while (due := self.timers.pop_due(now)) is not None:
+            leg = self.legs.get(due[0])
             if leg is not None:
                 self._leg_timeout(leg, due[1], now)
         if self._reread_at is not None and now >= self._reread_at:
             self._reread(now)
+        while (key := self._trunks.cascade.pop_due(now)) is not None:
+            self._unsettled.add(key)
+        self._settle(now)
         return self._out.take()
+
+    def _settle(self, now: float) -> None:
+        """Let the trunks follow what has changed; that may change more."""
+        for _ in range(MAX_ROUNDS):
+            if not self._unsettled:
+                return
+            unsettled, self._unsettled = sorted(self._unsettled), set()
+            for key in unsettled:
+                self._trunks.settle(key, now)
 
     def tracks_room(self, room_id: str) -> bool:
         """Whether membership events of this room are of interest."""
@@ -122,8 +140,10 @@ class Focus:
                 now - leg.since,
                 len(leg.published.tracks),
                 sum(grant.mid is not None for grant in leg.subscriptions.granted.values()),
+                "trunk" if leg.trunk else "participant",
+                leg.liveness.round_trip if leg.liveness is not None else None,
             )
-            for leg in self._legs.values()
+            for leg in self.legs.values()
         )
         return FocusView(legs, len(self._lobby), len(self._rooms), self.caught_up)
 
@@ -144,19 +164,19 @@ class Focus:
                     room.reading = False
             case ev.HomeserverLost():
                 self._rooms.freeze.lost(now)
-                self._evaluate(self._legs.values(), now)
+                self._evaluate(self.legs.values(), now)
             case ev.HomeserverBack():
                 self._rooms.freeze.back(now)
-                self._evaluate(self._legs.values(), now)
+                self._evaluate(self.legs.values(), now)
             case ev.Restored():
                 self._restored(event, now)
             case ev.CaughtUp():
                 self.caught_up = True
-                self._evaluate(self._legs.values(), now)
+                self._evaluate(self.legs.values(), now)
             case ev.Stopping():
-                for leg in list(self._legs.values()):
-                    self._end(leg, "signalling_timeout", now)
-            case ev.Invite() | ev.Hangup() | ev.DeviceNegotiate() | ev.Noted():
+                for leg in list(self.legs.values()):
+                    self.end(leg, "signalling_timeout", now)
+            case ev.Invite() | ev.Answer() | ev.Hangup() | ev.DeviceNegotiate() | ev.Noted():
                 for message in self._sequencer.accept(event, now):
                     self._signal(message, now)
                 if self._sequencer.overflowed:
@@ -167,38 +187,38 @@ class Focus:
 
     def _leg_event(
         self,
-        event: ev.OfferApplied
+        event: ev.InviteMade
+        | ev.OfferApplied
         | ev.AnswerApplied
         | ev.DescriptionFailed
         | ev.IceConnected
         | ev.ConnectionLost
         | ev.ChannelOpened
         | ev.SpeakerChanged
+        | ev.FlowChanged
         | ev.ChannelMessage,
         now: float,
     ) -> None:
-        leg = self._legs.get(event.leg)
+        leg = self.legs.get(event.leg)
         if leg is None:
             return  # it ended while this was on its way
         conference = self._conference_of(leg)
         match event:
+            case ev.InviteMade():
+                self._trunks.invite_made(leg, event, now)
             case ev.OfferApplied():
                 self._offer_applied(leg, event, now)
             case ev.AnswerApplied():
-                if leg.published.set_received(event.receives) and conference is not None:
-                    conference.publications_changed(leg, now)
-                if conference is not None:
-                    conference.answer_applied(leg, event, now)
-                else:
-                    leg.answer_applied(event, now)
-                    leg.poll_offers(now)
+                self._answer_applied(leg, conference, event, now)
             case ev.DescriptionFailed():
                 self._description_failed(leg, event, now)
             case ev.IceConnected():
                 leg.connected(now)
+                if leg.trunk:
+                    self._trunks.connected(leg, now)
             case ev.ConnectionLost():
                 self._out.log(Level.INFO, f"connection lost: {event.detail}", leg=leg.id, peer=leg.peer)
-                self._end(leg, event.reason, now)
+                self.end(leg, event.reason, now)
             case ev.ChannelOpened():
                 if conference is not None:
                     conference.refresh(leg, now)
@@ -206,6 +226,9 @@ class Focus:
             case ev.SpeakerChanged():
                 if conference is not None:
                     conference.speaker_changed(event)
+            case ev.FlowChanged():
+                if conference is not None:
+                    conference.flow_changed(event, now)
             case _:
                 self._channel_message(leg, conference, event, now)
 
@@ -228,34 +251,45 @@ class Focus:
                 if leg.liveness is not None:
                     leg.liveness.pong(now)
             case ev.ConnectToFocus():
-                self._complain(leg, "not_in_conference", "this focus is not part of the call", event, now)
+                self._connect_to_focus(leg, event, now)
             case ev.BadMessage():
                 if not leg.complain(event.code, event.message, event.in_reply_to, now):
-                    self._end(leg, REASON_REFUSED, now)
+                    self.end(leg, REASON_REFUSED, now)
             case _:
                 assert_never(event)
 
-    def _complain(self, leg: Leg, code: str, message: str, event: ev.ConnectToFocus, now: float) -> None:
-        if not leg.complain(code, message, "m.call.connect_to_focus", now):
-            self._end(leg, REASON_REFUSED, now)
+    def _connect_to_focus(self, leg: Leg, event: ev.ConnectToFocus, now: float) -> None:
+        """A participant names a focus: in the set it has a trunk anyway, outside of it it gets none (section 6)."""
+        key = leg.conference
+        room = self._rooms.get(key.room_id) if key is not None else None
+        if key is not None and event.focus in self._trunks.foci(room, key, now):
+            self._unsettled.add(key)
+        elif not leg.complain("focus_not_in_set", "no member's active foci name it", "m.call.connect_to_focus", now):
+            self.end(leg, REASON_REFUSED, now)
 
     def _leg_timeout(self, leg: Leg, timer: Timer, now: float) -> None:
         match timer:
             case Timer.CONNECT:
-                self._end(leg, "ice_timeout", now)
+                self.end(leg, "invite_timeout" if leg.state is State.INVITING else "ice_timeout", now)
             case Timer.CHANNEL | Timer.HELD:
-                self._end(leg, "signalling_timeout", now)
+                self.end(leg, "signalling_timeout", now)
             case Timer.EXPIRY:
                 self._evaluate((leg,), now)
             case Timer.LIVENESS:
                 if not leg.check_liveness(now):
-                    self._end(leg, "keep_alive_timeout", now)
+                    self.end(leg, "keep_alive_timeout", now)
             case Timer.VIEW:
                 conference = self._conference_of(leg)
                 if conference is not None:
                     conference.refresh(leg, now)
             case Timer.OFFER:
                 leg.poll_offers(now)
+            case Timer.WANTS:
+                if (conference := self._conference_of(leg)) is not None:
+                    conference.ask(leg)
+            case Timer.HELD_BACK:
+                if (conference := self._conference_of(leg)) is not None:
+                    conference.check_trunk(leg, now)
             case _:
                 assert_never(timer)
 
@@ -296,7 +330,10 @@ class Focus:
 
     def _room_changed(self, room: Room, now: float) -> None:
         ids = self._by_room.get(room.room_id, set()) | self._unbound
-        self._evaluate([self._legs[leg_id] for leg_id in sorted(ids)], now)
+        self._evaluate([self.legs[leg_id] for leg_id in sorted(ids)], now)
+        for key in [key for key in self.conferences if key.room_id == room.room_id]:
+            self._unsettled.add(key)
+            self.conferences[key].check_trunks(now)
         for parked in self._lobby.waiting_for(room.room_id, room.confs()):
             self._admit(parked.invite, parked.deadline, now)
 
@@ -320,21 +357,26 @@ class Focus:
 
     def _signal(self, message: ev.ToDevice, now: float) -> None:
         envelope = message.envelope
-        if envelope.dest_session_id not in (None, self._policy.session_id):
+        if envelope.dest_session_id not in (None, self._policy.session_id, self._policy.trunk_session):
             self._out.count(Counter.BAD_MESSAGES, "other_session")
             return
         call = (envelope.sender, envelope.call_id)
         leg_id = self._by_call.get(call)
-        leg = self._legs.get(leg_id) if leg_id is not None else None
+        leg = self.legs.get(leg_id) if leg_id is not None else None
         match message:
             case ev.Invite():
                 self._invited(message, leg, now)
+            case ev.Answer():
+                if leg is not None:
+                    self._trunks.answered(leg, message, now)
             case ev.Hangup():
                 self._lobby.take(call)
                 if leg is not None:
-                    self._end(leg, message.reason, now, tell=False)
+                    if leg.trunk:
+                        self._trunks.cascade.answered(leg.peer)
+                    self.end(leg, message.reason, now, tell=False)
             case ev.DeviceNegotiate():
-                if leg is not None and leg.state is not State.ANSWERING:
+                if leg is not None and leg.state not in (State.ANSWERING, State.INVITING):
                     self._negotiate(leg, message.description_type, message.sdp, message.metadata, Via.TO_DEVICE, now)
             case ev.Noted():
                 pass
@@ -355,6 +397,12 @@ class Focus:
 
     def _admit(self, invite: ev.Invite, deadline: float, now: float) -> None:
         """Open a leg for an invite, or let it wait, or refuse it."""
+        trunk_of = self._trunks.is_peer(invite, now)
+        if trunk_of is not None:
+            self._lobby.take((invite.envelope.sender, invite.envelope.call_id))
+            if self._trunks.invited(invite, trunk_of, now):
+                self._open_trunk(invite, trunk_of, now)
+            return
         place = find_place(invite, self._rooms, self._policy, now)
         if isinstance(place, str):
             self._park(invite, place, deadline)
@@ -365,10 +413,11 @@ class Focus:
             self._park(invite, "other_session_is_live", deadline)
             return
         self._lobby.take((envelope.sender, envelope.call_id))
-        limit = limit_hit(envelope.sender, place, self._legs.values(), live, self._policy)
+        people = [leg for leg in self.legs.values() if not leg.trunk]
+        limit = limit_hit(envelope.sender, place, people, live, self._policy)
         if limit is not None:
             self._out.count(Counter.BOUNDS_HIT, limit)
-            self._reject(envelope, REASON_BUSY, limit)
+            self.refuse(envelope, REASON_BUSY, limit)
             return
         self._open(invite, place, now)
 
@@ -383,13 +432,15 @@ class Focus:
         """The legs that an invite of this device replaces, if it is answered."""
         return [
             leg
-            for leg in self._legs.values()
+            for leg in self.legs.values()
             if leg.peer == envelope.sender
+            and leg.state is not State.INVITING
             and leg.envelope.conf_id == envelope.conf_id
             and (leg.conference is None or key is None or leg.conference == key)
         ]
 
-    def _reject(self, envelope: ev.Envelope, reason: str, cause: str) -> None:
+    def refuse(self, envelope: ev.Envelope, reason: str, cause: str) -> None:
+        """Refuse an invite: a word to its sender, which says no more than that."""
         self._out.count(Counter.REFUSALS, cause)
         self._out.log(Level.INFO, f"invite refused: {cause}", peer=envelope.sender)
         self._remember_end((envelope.sender, envelope.call_id))
@@ -397,15 +448,33 @@ class Focus:
 
     # ------------------------------------------------------------ a leg's life
 
-    def _open(self, invite: ev.Invite, place: Place, now: float) -> None:
+    def new_leg_id(self) -> LegId:
+        """A number that no leg had."""
         self._next_leg += 1
-        leg = Leg(LegId(self._next_leg), invite.envelope, self._policy, self._out, self._timers)
+        return LegId(self._next_leg)
+
+    def add(self, leg: Leg, key: ConferenceKey | None, now: float) -> None:
+        """Take a new leg into the books."""
         leg.since = now
-        leg.pending = PendingOffer(invite.metadata, Via.INVITE)
-        self._legs[leg.id] = leg
-        self._by_call[leg.peer, invite.envelope.call_id] = leg.id
+        self.legs[leg.id] = leg
+        self._by_call[leg.peer, leg.envelope.call_id] = leg.id
         self._unbound.add(leg.id)
-        self._bind(leg, place.key)
+        self._bind(leg, key)
+        if self._reread_at is None:
+            self._reread_at = now + REREAD_SECONDS
+
+    def _open(self, invite: ev.Invite, place: Place, now: float) -> None:
+        leg = Leg(self.new_leg_id(), invite.envelope, self._policy, self._out, self.timers)
+        self._answer(leg, invite, place.key, now)
+
+    def _open_trunk(self, invite: ev.Invite, key: ConferenceKey, now: float) -> None:
+        leg = self._trunks.make(self.new_leg_id(), invite.envelope, key, dials=False)
+        self._trunks.cascade.accepted(key, leg.peer, leg.id, now)
+        self._answer(leg, invite, key, now)
+
+    def _answer(self, leg: Leg, invite: ev.Invite, key: ConferenceKey | None, now: float) -> None:
+        leg.pending = PendingOffer(invite.metadata, Via.INVITE)
+        self.add(leg, key, now)
         self._out.put(OpenLeg(leg.id, leg.peer))
         self._out.put(ApplyOffer(leg.id, invite.sdp))
 
@@ -420,8 +489,8 @@ class Focus:
         if pending is None:
             return
         if pending.metadata is not None:
-            leg.published.set_metadata(pending.metadata)
-        leg.published.set_received(event.receives)
+            leg.published.set_metadata(pending.metadata, now)
+        leg.published.set_received(event.receives, now)
         if pending.via is Via.INVITE:
             self._answer_invite(leg, event.answer, now)
             return
@@ -436,14 +505,26 @@ class Focus:
         leg.offers.gave_answer(now)
         leg.poll_offers(now)
 
+    def _answer_applied(self, leg: Leg, conference: Conference | None, event: ev.AnswerApplied, now: float) -> None:
+        changed = leg.published.set_received(event.receives, now)
+        if leg.state is State.INVITING:
+            leg.set_state(State.CONNECTING)
+            self._evaluate((leg,), now)
+            return
+        if conference is not None:
+            if changed:
+                conference.publications_changed(leg, now)
+            conference.answer_applied(leg, event, now)
+        else:
+            leg.answer_applied(event, now)
+            leg.poll_offers(now)
+
     def _answer_invite(self, leg: Leg, answer: str, now: float) -> None:
         for old in self._same_device(leg.envelope, leg.conference):
             if old is not leg:
-                self._end(old, "replaced" if old.session == leg.session else "new_session", now)
+                self.end(old, "replaced" if old.session == leg.session else "new_session", now)
         leg.set_state(State.CONNECTING)
         leg.set_timer(Timer.CONNECT, now + CONNECT_TIMEOUT)
-        if self._reread_at is None:
-            self._reread_at = now + REREAD_SECONDS
         self._out.count(Counter.JOINS, "answered")
         self._evaluate((leg,), now)
         if leg.state is State.ENDED:
@@ -455,6 +536,9 @@ class Focus:
     def _negotiate(
         self, leg: Leg, description_type: str, sdp: str, metadata: ev.Metadata | None, via: Via, now: float
     ) -> None:
+        if description_type == "offer" and leg.dials and leg.offers.in_flight:
+            self._out.count(Counter.NEGOTIATIONS, "collided")  # the impolite side goes on with its own
+            return
         if description_type == "offer":
             leg.pending = PendingOffer(metadata, via)
             self._out.put(ApplyOffer(leg.id, sdp))
@@ -469,34 +553,40 @@ class Focus:
     def _description_failed(self, leg: Leg, event: ev.DescriptionFailed, now: float) -> None:
         self._out.count(Counter.NEGOTIATIONS, f"bad_{event.description_type}")
         leg.pending = None
+        if leg.state is State.INVITING:
+            self.end(leg, "set_remote_description", now)
+            return
         if leg.state is State.ANSWERING:
             self._out.log(Level.INFO, f"offer refused: {event.message}", leg=leg.id, peer=leg.peer)
             self._remove(leg, now)
-            self._reject(leg.envelope, REASON_REFUSED, "bad_sdp")
+            self.refuse(leg.envelope, REASON_REFUSED, "bad_sdp")
             return
         if event.description_type == "answer":
             self._out.put(DropOffer(leg.id))
             leg.offers.answer_failed(now)
             leg.poll_offers(now)
         if not leg.complain("bad_sdp", event.message, "m.call.negotiate", now):
-            self._end(leg, REASON_REFUSED, now)
+            self.end(leg, REASON_REFUSED, now)
 
     def _set_metadata(self, leg: Leg, metadata: ev.Metadata, now: float) -> None:
         conference = self._conference_of(leg)
-        if leg.published.set_metadata(metadata) and conference is not None:
+        if leg.published.set_metadata(metadata, now) and conference is not None:
             conference.publications_changed(leg, now)
 
-    def _end(self, leg: Leg, reason: str, now: float, *, tell: bool = True) -> None:
+    def end(self, leg: Leg, reason: str, now: float, *, tell: bool = True) -> None:
         """End a leg: no packet first, then word to its peer, the store, and the others."""
         if leg.state is State.ENDED:
             return
         address = leg.address() if tell else None
         stored = leg.stored()
+        silent = leg.state is State.INVITING
         self._remove(leg, now)
         self._remember_end((leg.peer, leg.envelope.call_id))
         if address is not None:
             self._out.put(SendHangup(address, reason))
         self._out.put(ForgetLeg(stored))
+        if leg.trunk and leg.conference is not None:
+            self._trunks.cascade.ended(leg.conference, leg.peer, leg.id, now, silent=silent and tell)
         self._out.count(Counter.LEGS_ENDED, reason)
         self._out.log(Level.INFO, f"leg ended: {reason}", leg=leg.id, conference=leg.conference, peer=leg.peer)
 
@@ -506,7 +596,7 @@ class Focus:
         leg.set_state(State.ENDED)
         for timer in Timer:
             leg.cancel_timer(timer)
-        del self._legs[leg.id]
+        del self.legs[leg.id]
         self._by_call.pop((leg.peer, leg.envelope.call_id), None)
         self._unbound.discard(leg.id)
         if leg.conference is not None:
@@ -525,13 +615,16 @@ class Focus:
     def _evaluate(self, legs: Iterable[Leg], now: float) -> None:
         """Hold the rules against these legs again."""
         for leg in list(legs):
-            if leg.state in (State.ANSWERING, State.ENDED):
+            if leg.state in (State.ANSWERING, State.INVITING, State.ENDED):
+                continue
+            if leg.trunk:
+                self._evaluate_trunk(leg, now)
                 continue
             standing = self._standing(leg, now)
             if standing.out:
-                self._end(leg, "user_hangup", now)
+                self.end(leg, "user_hangup", now)
             elif leg.listed and not standing.listed:
-                self._end(leg, "new_session" if standing.cause == "other_session" else "user_hangup", now)
+                self.end(leg, "new_session" if standing.cause == "other_session" else "user_hangup", now)
             else:
                 self._grade(leg, standing, now)
 
@@ -557,20 +650,35 @@ class Focus:
         room = self._rooms.open(leg.conference.room_id)
         return room.standing(conf_id, leg.peer, leg.session, self._policy, now, freeze)
 
+    def _evaluate_trunk(self, leg: Leg, now: float) -> None:
+        """A trunk has one grade: full, as soon as the focus has caught up, or none."""
+        if not self._trunks.allowed(leg, now):
+            self.end(leg, "user_hangup", now)
+        elif leg.grade is Grade.HELD and self.caught_up:
+            self._join(leg, now)
+
+    def _join(self, leg: Leg, now: float) -> None:
+        if leg.conference is None:
+            return
+        leg.grade = Grade.FULL
+        conference = self.conferences.get(leg.conference)
+        if conference is None:
+            conference = self.conferences[leg.conference] = Conference(leg.conference, self._out)
+        self._out.put(BindLeg(leg.id, leg.conference))
+        self._out.count(Counter.JOINS, "trunk" if leg.trunk else "full")
+        what = "trunk is up" if leg.trunk else "leg is full"
+        self._out.log(Level.INFO, what, leg=leg.id, conference=leg.conference, peer=leg.peer)
+        conference.join(leg, now)
+        conference.check_trunks(now)
+        self._unsettled.add(leg.conference)
+
     def _grade(self, leg: Leg, standing: Standing, now: float) -> None:
         leg.listed = leg.listed or standing.listed
         self._watch_expiry(leg, standing)
         full = standing.grade is Grade.FULL and self.caught_up
         if full and leg.grade is Grade.HELD and leg.conference is not None:
-            leg.grade = Grade.FULL
             leg.cancel_timer(Timer.HELD)
-            conference = self._conferences.get(leg.conference)
-            if conference is None:
-                conference = self._conferences[leg.conference] = Conference(leg.conference, self._out)
-            self._out.put(BindLeg(leg.id, leg.conference))
-            self._out.count(Counter.JOINS, "full")
-            self._out.log(Level.INFO, "leg is full", leg=leg.id, conference=leg.conference, peer=leg.peer)
-            conference.join(leg, now)
+            self._join(leg, now)
         elif not full and leg.grade is Grade.FULL:
             self._leave_conference(leg, now)
             leg.grade = Grade.HELD
@@ -583,7 +691,7 @@ class Focus:
         """A held leg ends after a time, unless its device says that it may come back to this focus."""
         if standing.preferred:
             leg.cancel_timer(Timer.HELD)
-        elif (leg.id, Timer.HELD) not in self._timers:
+        elif (leg.id, Timer.HELD) not in self.timers:
             leg.set_timer(Timer.HELD, now + self._policy.held_timeout)
 
     def _watch_expiry(self, leg: Leg, standing: Standing) -> None:
@@ -600,12 +708,13 @@ class Focus:
         if conference is None:
             return
         conference.leave(leg, now)
+        self._unsettled.add(conference.key)
         if not conference.legs:
-            del self._conferences[conference.key]
+            del self.conferences[conference.key]
 
     def _conference_of(self, leg: Leg) -> Conference | None:
         """The conference in which this leg is full."""
-        conference = self._conferences.get(leg.conference) if leg.conference is not None else None
+        conference = self.conferences.get(leg.conference) if leg.conference is not None else None
         return conference if conference is not None and leg.id in conference.legs else None
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from .commands import (
@@ -16,9 +16,10 @@ from .commands import (
     DropOffer,
     Level,
     SendAnswer,
+    TrunkTrack,
 )
 from .events import AnswerApplied, Envelope, Metadata, StoredLeg, TrackSubscription
-from .ids import ConferenceKey, LegId
+from .ids import ConferenceKey, LegId, SessionId
 from .liveness import BadMessages, Liveness
 from .membership import Grade
 from .names import Names
@@ -27,8 +28,9 @@ from .outbox import Outbox
 from .policy import Policy
 from .subscriptions import Grant, Subscriptions
 from .timers import Timers
-from .tracks import Publications
+from .tracks import Publications, RemotePublications
 
+FIRST_SESSION = SessionId("sfu")  # of a focus whose session is not known yet
 CONNECT_TIMEOUT = 30.0  # from the answer to ICE
 CHANNEL_TIMEOUT = 15.0  # from ICE to the open data channel
 
@@ -36,6 +38,7 @@ CHANNEL_TIMEOUT = 15.0  # from ICE to the open data channel
 class State(Enum):
     """How far a leg has come."""
 
+    INVITING = "inviting"  # a trunk that this focus dials; no answer yet
     ANSWERING = "answering"  # its offer is being applied
     CONNECTING = "connecting"  # answered; no ICE yet
     CONNECTED = "connected"  # ICE is up; no data channel yet
@@ -44,6 +47,7 @@ class State(Enum):
 
 
 _TRANSITIONS = {
+    State.INVITING: {State.CONNECTING, State.ENDED},
     State.ANSWERING: {State.CONNECTING, State.ENDED},
     State.CONNECTING: {State.CONNECTED, State.ENDED},
     State.CONNECTED: {State.OPEN, State.ENDED},
@@ -62,6 +66,8 @@ class Timer(Enum):
     LIVENESS = "liveness"
     VIEW = "view"
     OFFER = "offer"
+    WANTS = "wants"  # trunks: what to ask the other focus for
+    HELD_BACK = "held_back"  # trunks: streams that wait to be believed
 
 
 LegTimers = Timers[tuple[LegId, Timer]]
@@ -83,21 +89,39 @@ class PendingOffer:
     via: Via
 
 
-class Leg:
-    """A participant's connection. The conference says what it may see; the focus says when it ends."""
+Published = Publications | RemotePublications
 
-    def __init__(self, leg_id: LegId, envelope: Envelope, policy: Policy, out: Outbox, timers: LegTimers) -> None:
+
+class Leg:
+    """A connection to a participant or, as a trunk, to another focus.
+
+    The conference says what it may see; the focus says when it ends.
+    """
+
+    def __init__(
+        self,
+        leg_id: LegId,
+        envelope: Envelope,
+        policy: Policy,
+        out: Outbox,
+        timers: LegTimers,
+        trunk: RemotePublications | None = None,
+        dials: bool = False,
+    ) -> None:
         self.id = leg_id
+        self.trunk = trunk is not None
+        self.dials = dials  # this focus dialled: it is the impolite side
+        self.wanted: tuple[TrunkTrack, ...] = ()  # trunks: what the other focus was asked for last
         self.peer = envelope.sender
         self.envelope = envelope  # of its invite
         self.session = envelope.session_id
         self.conference: ConferenceKey | None = None  # None: more than one room qualifies
         self.grade = Grade.HELD
         self.listed = False  # the room state named this device and session at some time
-        self.state = State.ANSWERING
+        self.state = State.INVITING if dials else State.ANSWERING
         self.pending: PendingOffer | None = None
         self.answer: SendAnswer | None = None
-        self.published = Publications(self.peer, leg_id)
+        self.published: Published = trunk if trunk is not None else Publications(self.peer, leg_id)
         self.names = Names()
         self.subscriptions = Subscriptions(self.names)
         self.offers = Offers()
@@ -158,7 +182,8 @@ class Leg:
         """Where the next to-device message goes; a numbered one uses up a `seq`."""
         seq = self._next_seq if numbered else None
         self._next_seq += 1 if numbered else 0
-        return address_to(self.envelope, self._policy, seq)
+        address = address_to(self.envelope, self._policy, seq, trunk=self.trunk)
+        return replace(address, remote_session=self.session or FIRST_SESSION) if self.trunk else address
 
     def stored(self) -> StoredLeg:
         """What the store keeps of this leg."""
@@ -168,7 +193,8 @@ class Leg:
             self.peer,
             self.envelope.call_id,
             self.session,
-            self._policy.session_id,
+            self._policy.trunk_session if self.trunk else self._policy.session_id,
+            "trunk" if self.trunk else "participant",
         )
 
     # ------------------------------------------------------------ liveness
@@ -209,7 +235,7 @@ class Leg:
         """Offer, repeat or drop an offer as it is time."""
         if self.state is not State.OPEN:
             return
-        wanted = self.subscriptions.sends()
+        wanted = self.subscriptions.sends(simulcast=self.trunk)
         match self.offers.poll(wanted, now):
             case Action.OFFER:
                 self._out.put(ChannelOffer(self.id, wanted, self.taken_along()))
@@ -253,14 +279,14 @@ class Leg:
         return started
 
 
-def address_to(envelope: Envelope, policy: Policy, seq: int | None) -> Address:
+def address_to(envelope: Envelope, policy: Policy, seq: int | None, *, trunk: bool = False) -> Address:
     """Where an answer to a message goes."""
     return Address(
         envelope.sender,
         envelope.call_id,
         envelope.conf_id,
         envelope.room_id,
-        policy.session_id,
+        policy.trunk_session if trunk else policy.session_id,
         envelope.session_id,
         seq,
     )

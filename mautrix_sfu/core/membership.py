@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from enum import Enum
+from itertools import islice
 
 from .events import CallChanged, CallDevice, CallMemberChanged, Membership, MembershipChanged, RoomFact
 from .ids import ConfId, Device, DeviceId, EventId, RoomId, SessionId, UserId
@@ -97,11 +98,17 @@ class _CallMember:
 _Key = tuple[type[RoomFact], bool, str]  # which state event: its kind, which name of its type, its state key
 
 
+MAX_FOCI = 16  # of a conference; the longest listed count (docs/protocol.md, section 6)
+
+_Listing = dict[Device, dict[Device, float]]  # focus → the devices that list it as active, each with its deadline
+
+
 class Room:
     """What is known of one room's calls, members and their devices."""
 
-    def __init__(self, room_id: RoomId, own_homeserver: str, focus_user: UserId) -> None:
+    def __init__(self, room_id: RoomId, own_homeserver: str, focus_user: UserId, freeze: Freeze) -> None:
         self.room_id = room_id
+        self.freeze = freeze
         self.readable = False  # a snapshot was read: what is not known does not exist
         self.reading = False  # a snapshot was asked for and has not come yet
         self._own = own_homeserver
@@ -112,6 +119,7 @@ class Room:
         self._call_members: dict[UserId, _CallMember] = {}
         self._joined: Counter[str] = Counter()  # joined members by homeserver, without the focus itself
         self._own_seen = False  # a joined member of the own homeserver was known at some time
+        self._listings: dict[ConfId, _Listing] = {}  # the longest listed focus first
         self._touched: set[_Key] = set()  # changed by pushes while a snapshot was on its way
 
     # ------------------------------------------------------------ facts in
@@ -144,7 +152,7 @@ class Room:
         """
         own = self._call_members.get(sender)
         if own is not None and own.event_id == event_id:
-            own.entries.clear()
+            self._set_call_member(sender, _CallMember(event_id, own.received_ms))
             return True
         return any(call.event_id == event_id for call in self._calls.values()) or any(
             member.event_id == event_id for member in self._call_members.values()
@@ -154,6 +162,7 @@ class Room:
         """Take a snapshot for what was known; True if pushes overtook it, so that another one is due."""
         overtaken, ids = self._touched, self._ids
         calls, members, call_members = self._calls, self._members, self._call_members
+        listed, self._listings = self._listings, {}
         self._calls, self._members, self._call_members = {}, {}, {}
         self._joined.clear()
         self.readable, self.reading, self._touched = True, False, set()
@@ -169,7 +178,10 @@ class Room:
             elif kind is MembershipChanged and user in members:
                 self._set_member(user, members[user])
             elif kind is CallMemberChanged and user in call_members:
-                self._call_members[user] = call_members[user]
+                self._set_call_member(user, call_members[user])
+        for conf_id, listing in self._listings.items():  # who was listed before keeps its place before newcomers
+            order = {focus: place for place, focus in enumerate(listed.get(conf_id, {}))}
+            self._listings[conf_id] = dict(sorted(listing.items(), key=lambda item: order.get(item[0], len(order))))
         return bool(overtaken)
 
     def _load(self, fact: RoomFact, now: float, old: dict[UserId, _CallMember]) -> None:
@@ -180,10 +192,8 @@ class Room:
                 self._set_member(fact.user_id, _Member(fact.membership, fact.event_id))
             case CallMemberChanged():
                 known = old.get(fact.user_id)
-                if known is not None and known.event_id == fact.event_id:
-                    self._call_members[fact.user_id] = known  # reading it again renews nothing
-                else:
-                    self._call_members[fact.user_id] = _call_member(fact, now)
+                same = known is not None and known.event_id == fact.event_id  # reading it again renews nothing
+                self._set_call_member(fact.user_id, known if same and known else _call_member(fact, now))
 
     def _apply_call(self, fact: CallChanged, gap: bool) -> None:
         held = self._calls.get(fact.conf_id)
@@ -194,7 +204,7 @@ class Room:
         self._calls[fact.conf_id] = _Call(fact.terminated, fact.event_id)
 
     def _apply_call_member(self, fact: CallMemberChanged, now: float) -> None:
-        self._call_members[fact.user_id] = _call_member(fact, now)
+        self._set_call_member(fact.user_id, _call_member(fact, now))
         if fact.user_id not in self._members:  # pushed and current: its sender was joined
             self._set_member(fact.user_id, _Member(Membership.JOIN, None))
 
@@ -204,6 +214,28 @@ class Room:
         if out and held is not None and fact.replaces != held.event_id and fact.membership is not Membership.BAN:
             return  # a known leave or ban ends only by an event that replaces it
         self._set_member(fact.user_id, _Member(fact.membership, fact.event_id))
+
+    def _set_call_member(self, user: UserId, member: _CallMember) -> None:
+        held = self._call_members.get(user)
+        for (conf_id, device_id), entry in member.entries.items():
+            listing = self._listings.setdefault(conf_id, {})
+            for focus in entry.active:
+                listing.setdefault(focus, {})[Device(user, device_id)] = entry.deadline
+        for (conf_id, device_id), entry in held.entries.items() if held is not None else ():
+            now_entry = member.entries.get((conf_id, device_id))
+            for focus in entry.active:
+                if now_entry is None or focus not in now_entry.active:
+                    self._unlist(conf_id, focus, Device(user, device_id))
+        self._call_members[user] = member
+
+    def _unlist(self, conf_id: ConfId, focus: Device, device: Device) -> None:
+        listing = self._listings.get(conf_id, {})
+        devices = listing.get(focus, {})
+        devices.pop(device, None)
+        if not devices:
+            listing.pop(focus, None)
+        if not listing:
+            self._listings.pop(conf_id, None)
 
     def _set_member(self, user: UserId, member: _Member) -> None:
         homeserver = user.partition(":")[2]
@@ -244,6 +276,41 @@ class Room:
         if member is None or (conf_id, device.device_id) not in member.entries:
             return None
         return member.received_ms
+
+    def foci(self, conf_id: ConfId, now: float) -> tuple[Device, ...]:
+        """The active foci of a call's unexpired devices whose users are joined, the longest listed first."""
+        call = self._calls.get(conf_id)
+        if call is not None and call.terminated:
+            return ()
+        listing = self._listings.get(conf_id, {})
+        current = (
+            focus for focus, devices in listing.items() if any(self._counts(d, u, now) for d, u in devices.items())
+        )
+        return tuple(islice(current, MAX_FOCI))
+
+    def lists_focus(self, conf_id: ConfId, device: Device, focus: Device, now: float) -> bool:
+        """Whether a device of a joined user names a focus as active in this call."""
+        until = self._listings.get(conf_id, {}).get(focus, {}).get(device)
+        return until is not None and self._counts(device, until, now)
+
+    def _counts(self, device: Device, until: float, now: float) -> bool:
+        member = self._members.get(device.user_id)
+        joined = member is not None and member.membership is Membership.JOIN
+        return joined and self.freeze.extend(until) > now
+
+    def takes_trunks(self, conf_id: ConfId, peer: Device, policy: Policy, now: float) -> str | None:
+        """Why a focus may not have a trunk for this call; None: it may (rules 1 and 3, and the set)."""
+        call = self._calls.get(conf_id)
+        if (call is None and self.readable) or (call is not None and call.terminated):
+            return "no_call"
+        if peer not in self.foci(conf_id, now):
+            return "focus_not_in_set"
+        if policy.peers and not policy.peers & {peer.user_id, peer.homeserver}:
+            return "focus_not_permitted"
+        if peer.user_id in policy.banned or peer.homeserver in policy.banned:
+            return "banned"
+        own_here = self._joined[self._own] > 0 or not (self._own_seen or self.readable)
+        return None if own_here else "homeserver_left"
 
     def standing(
         self,
@@ -317,7 +384,7 @@ class Rooms:
         room = self._rooms.get(room_id)
         if room is None:
             focus = self._policy.focus
-            room = self._rooms[room_id] = Room(room_id, focus.homeserver, focus.user_id)
+            room = self._rooms[room_id] = Room(room_id, focus.homeserver, focus.user_id, self.freeze)
         return room
 
     def index(self, room: Room, confs: set[ConfId]) -> None:

@@ -16,6 +16,7 @@ class Limits:
     legs: int = 2000
     held_legs: int = 200
     held_legs_per_user: int = 2
+    trunks: int = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,9 @@ class Policy:
     held_timeout: float = 60.0
     ping_interval: float = 10.0
     ping_timeout: float = 30.0
+    trunk_session: SessionId = SessionId("focus")  # between foci: random per process start
+    cascade: bool = True
+    peers: frozenset[str] = frozenset()  # permitted foci, by user id or server name; empty: any in a conference's set
     limits: Limits = field(default_factory=Limits)
 
     @property

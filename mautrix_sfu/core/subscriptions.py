@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from .commands import SendTrack
-from .events import Wanted
+from .events import Size, Wanted
 from .ids import Mid, Slot, StreamId, TrackId, TrackKey
 from .names import Names
 from .tracks import PublishedTrack
@@ -60,13 +60,13 @@ class Subscriptions:
             del self._desired[pair]
         self.granted.pop(key, None)
 
-    def sizes(self) -> dict[TrackKey, tuple[int | None, int | None]]:
-        """The size asked for last of every track that could be told."""
-        found: dict[TrackKey, tuple[int | None, int | None]] = {}
+    def sizes(self) -> dict[TrackKey, tuple[Size, ...]]:
+        """The sizes asked for last of every track that could be told: one, or over a trunk any number."""
+        found: dict[TrackKey, tuple[Size, ...]] = {}
         for pair, wanted in self._desired.items():
             key = self._names.resolve(*pair)
             if key is not None:
-                found[key] = (wanted.width, wanted.height)
+                found[key] = wanted.layers or ((wanted.width, wanted.height),)
         return found
 
     def grant(self, visible: Mapping[TrackKey, PublishedTrack]) -> tuple[list[Grant], list[Grant]]:
@@ -95,14 +95,15 @@ class Subscriptions:
         self.granted = {}
         return ended
 
-    def sends(self) -> tuple[SendTrack, ...]:
-        """What an offer made now should send, under the ids that the peer is shown."""
+    def sends(self, *, simulcast: bool = False) -> tuple[SendTrack, ...]:
+        """What an offer made now should send, under the ids that the peer is shown; `simulcast` with all layers."""
         return tuple(
             SendTrack(
                 grant.slot,
                 self._names.stream(key.owner, grant.track.stream_id),
                 self._names.track(key, grant.track.stream_id),
                 grant.track.kind,
+                grant.track.rids if simulcast else (),
             )
             for key, grant in self.granted.items()
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from .events import Metadata, ReceivedTrack, StreamMetadata
@@ -10,6 +10,7 @@ from .ids import Device, Kind, LegId, Mid, StreamId, TrackId, TrackKey
 
 DEFAULT_PURPOSE = "m.usermedia"
 SCREENSHARE = "m.screenshare"
+HELD_BACK = 10.0  # seconds that a stream over a trunk waits for the state that makes it believable
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,11 +19,12 @@ class PublishedTrack:
 
     key: TrackKey
     leg: LegId
-    mid: Mid
+    mid: Mid | None  # None: over a trunk, and not sent yet
     kind: Kind
     stream_id: StreamId
     width: int | None = None
     height: int | None = None
+    rids: tuple[str, ...] = ()  # its simulcast layers, highest first
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +50,12 @@ class Publications:
         self.streams: Mapping[StreamId, PublishedStream] = {}
         self.tracks: Mapping[TrackKey, PublishedTrack] = {}
 
-    def set_received(self, received: tuple[ReceivedTrack, ...]) -> bool:
+    def set_received(self, received: tuple[ReceivedTrack, ...], now: float = 0.0) -> bool:
         """Take what the peer's newest description publishes; True if that changes anything."""
         self._received = received
         return self._derive()
 
-    def set_metadata(self, metadata: Metadata) -> bool:
+    def set_metadata(self, metadata: Metadata, now: float = 0.0) -> bool:
         """Take the whole new metadata; entries of streams that this leg does not publish count for nothing."""
         self._metadata = metadata
         return self._derive()
@@ -80,6 +82,7 @@ class Publications:
                 stream_id,
                 size.width if size else None,
                 size.height if size else None,
+                received.rids,
             )
             tracks[key] = track
             by_stream.setdefault(stream_id, []).append(track)
@@ -91,3 +94,82 @@ class Publications:
     def _stream(self, stream_id: StreamId, tracks: tuple[PublishedTrack, ...]) -> PublishedStream:
         said = self._metadata.get(stream_id, StreamMetadata(DEFAULT_PURPOSE, False, False))
         return PublishedStream(self._owner, stream_id, said.purpose, said.audio_muted, said.video_muted, tracks)
+
+
+class RemotePublications:
+    """What another focus shows over a trunk: streams of its own participants, as its metadata says.
+
+    A track is known before it flows: it gets its m-line once this focus has asked for it. A stream counts
+    only while room state says that its owner uses that focus; one that does not is held back for a while,
+    as its state may be on the way, and then dropped until something changes.
+    """
+
+    def __init__(self, leg: LegId, peer: Device, believes: Callable[[Device, float], bool]) -> None:
+        self._leg = leg
+        self._peer = peer
+        self._believes = believes
+        self._received: tuple[ReceivedTrack, ...] = ()
+        self._metadata: Metadata = {}
+        self._held: dict[StreamId, float] = {}  # since when a stream is not believed
+        self.streams: Mapping[StreamId, PublishedStream] = {}
+        self.tracks: Mapping[TrackKey, PublishedTrack] = {}
+        self.dropped = 0  # streams given up since it was last read
+
+    def set_received(self, received: tuple[ReceivedTrack, ...], now: float) -> bool:
+        """Take what the peer's newest description sends; True if that changes anything."""
+        self._received = received
+        return self.check(now)
+
+    def set_metadata(self, metadata: Metadata, now: float) -> bool:
+        """Take the whole new metadata."""
+        self._metadata = metadata
+        self._held = {stream: since for stream, since in self._held.items() if stream in metadata}
+        return self.check(now)
+
+    def held_until(self) -> float | None:
+        """When the next stream that is held back is given up."""
+        return min((since + HELD_BACK for since in self._held.values() if since > 0), default=None)
+
+    def check(self, now: float) -> bool:
+        """Hold the streams against room state again; True if that changes anything."""
+        mids = {(track.stream_id, track.track_id): track for track in self._received}
+        streams: dict[StreamId, PublishedStream] = {}
+        tracks: dict[TrackKey, PublishedTrack] = {}
+        for stream_id, said in self._metadata.items():
+            owner = said.owner
+            if owner is None or owner == self._peer or not self._believes(owner, now):
+                self._hold(stream_id, now)
+                continue
+            self._held.pop(stream_id, None)
+            found: list[PublishedTrack] = []
+            for track_id, size in said.tracks.items():
+                key = TrackKey(owner, track_id)
+                if size.kind is None or key in tracks:
+                    continue
+                at = mids.get((stream_id, track_id))
+                fits = at is not None and at.kind is size.kind
+                track = PublishedTrack(
+                    key,
+                    self._leg,
+                    at.mid if at is not None and fits else None,
+                    size.kind,
+                    stream_id,
+                    size.width,
+                    size.height,
+                    at.rids if at is not None and fits else (),
+                )
+                tracks[key] = track
+                found.append(track)
+            if found:
+                streams[stream_id] = PublishedStream(
+                    owner, stream_id, said.purpose, said.audio_muted, said.video_muted, tuple(found)
+                )
+        changed = streams != self.streams
+        self.streams, self.tracks = streams, tracks
+        return changed
+
+    def _hold(self, stream_id: StreamId, now: float) -> None:
+        since = self._held.setdefault(stream_id, now)
+        if 0 < since <= now - HELD_BACK:
+            self._held[stream_id] = 0.0  # given up, and counted once
+            self.dropped += 1

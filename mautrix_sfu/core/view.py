@@ -19,6 +19,8 @@ class LegView:
     age: float  # seconds
     published: int  # tracks
     sent: int  # tracks forwarded to it
+    kind: str = "participant"  # | "trunk"
+    round_trip: float | None = None  # seconds, over the data channel
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,6 +61,14 @@ class MediaPort(Protocol):
     ) -> None:
         """Send what `source` publishes on its m-line to `leg` on its own, in the layer that fits the size."""
 
+    def forward_layers(
+        self, leg: LegId, mid: Mid, source: LegId, source_mid: Mid, sizes: Sequence[tuple[int | None, int | None]]
+    ) -> None:
+        """Send the layers that these sizes choose, each once, on an m-line that sends simulcast."""
+
+    def connect(self, leg: LegId, ufrag: str, pwd: str, candidates: Sequence[tuple[str, int]]) -> None:
+        """Begin checks towards an ICE-lite peer; raises OSError where no socket is to be had."""
+
     def stop_forward(self, leg: LegId, mid: Mid) -> None:
         """Send nothing on this m-line any more."""
 
@@ -68,8 +76,8 @@ class MediaPort(Protocol):
 class RtcPort(Protocol):
     """The WebRTC edge."""
 
-    def open(self, leg: LegId) -> LocalTransport:
-        """Make a leg's side of a transport."""
+    def open(self, leg: LegId, dials: bool = False) -> LocalTransport:
+        """Make a leg's side of a transport; one that dials is the DTLS client and opens the channel."""
 
     def start(self, leg: LegId, remote: RemoteTransport) -> None:
         """Begin DTLS as soon as ICE is up."""

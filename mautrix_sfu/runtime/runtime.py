@@ -22,8 +22,10 @@ from ..core.view import FocusView
 from ..metrics import Metrics
 from ..store.store import StoredFact
 from ..wire import channel, room_events, to_device
+from ..wire.dialling import usable_candidates
 from ..wire.fields import MalformedError
 from ..wire.negotiation import Negotiation
+from ..wire.plan import RemoteTransport
 from ..wire.sdp import SdpError
 from .ports import MatrixPort, MediaPort, Owner, RtcPort, StorePort
 
@@ -43,6 +45,7 @@ class _Connection:
 
     negotiation: Negotiation
     ufrag: str  # the local one that the media core knows
+    dials: bool = False
     started: bool = False
     stored: asyncio.Future[None] | None = None
     conference: ConferenceKey | None = None
@@ -65,6 +68,7 @@ class Runtime:
         policy: Policy,
         metrics: Metrics,
         owner: Owner,
+        allow_private: bool = False,
         clock: Callable[[], float] = time.monotonic,
         wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
@@ -72,6 +76,7 @@ class Runtime:
         self._focus = Focus(policy)
         self._metrics = metrics
         self._owner = owner
+        self._allow_private = allow_private  # whether trunks may be dialled to addresses that are not public
         self._clock = clock
         self._wall_ms = wall_ms
         self._matrix: MatrixPort | None = None
@@ -256,6 +261,14 @@ class Runtime:
         if self._rtc is not None and leg in self._connections:
             self._rtc.feed_dtls(leg, datagram)
 
+    def on_ice_failed(self, leg: LegId) -> None:
+        """Learn that no address of a dialled focus answered."""
+        self._feed(ev.ConnectionLost(leg, "ice_failed", "no address of the focus answers"))
+
+    def on_flow(self, leg: LegId, mid: Mid, flowing: bool) -> None:
+        """Learn that a published track fell silent, or sends again."""
+        self._feed(ev.FlowChanged(leg, mid, flowing))
+
     def on_speaker(self, leg: LegId, mid: Mid) -> None:
         """Learn of another dominant speaker."""
         self._feed(ev.SpeakerChanged(leg, mid))
@@ -320,13 +333,21 @@ class Runtime:
         match command:
             case cmd.OpenLeg() | cmd.BindLeg() | cmd.CloseLeg():
                 self._do_connection(command)
+            case cmd.MakeInvite():
+                connection = self._connections.get(command.leg)
+                if connection is not None:
+                    self._feed(ev.InviteMade(command.leg, connection.negotiation.make_invite()))
             case cmd.ApplyOffer() | cmd.ApplyAnswer() | cmd.DropOffer():
                 self._do_description(command)
-            case cmd.SendAnswer() | cmd.SendReject() | cmd.SendHangup() | cmd.SendNegotiate():
+            case cmd.SendInvite() | cmd.SendAnswer() | cmd.SendReject() | cmd.SendHangup() | cmd.SendNegotiate():
                 self._do_to_device(command)
             case cmd.Forward():
                 self._edge(self._media).forward(
                     command.leg, command.mid, command.source, command.source_mid, command.width, command.height
+                )
+            case cmd.ForwardLayers():
+                self._edge(self._media).forward_layers(
+                    command.leg, command.mid, command.source, command.source_mid, command.sizes
                 )
             case cmd.StopForward():
                 self._edge(self._media).stop_forward(command.leg, command.mid)
@@ -351,8 +372,9 @@ class Runtime:
     def _do_connection(self, command: cmd.OpenLeg | cmd.BindLeg | cmd.CloseLeg) -> None:
         match command:
             case cmd.OpenLeg():
-                local = self._edge(self._rtc).open(command.leg)
-                self._connections[command.leg] = _Connection(Negotiation(local), local.ufrag)
+                local = self._edge(self._rtc).open(command.leg, command.dials)
+                negotiation = Negotiation(local, dials=command.dials)
+                self._connections[command.leg] = _Connection(negotiation, local.ufrag, command.dials)
             case cmd.BindLeg():
                 connection = self._connections.get(command.leg)
                 if connection is not None and connection.conference != command.conference:
@@ -412,14 +434,29 @@ class Runtime:
         if negotiation.remote is not None and not connection.started:
             connection.started = True
             self._edge(self._rtc).start(leg, negotiation.remote)
+            if connection.dials:
+                self._connect(leg, negotiation.remote)
         if negotiation.local.ufrag != connection.ufrag:  # the peer restarted ICE (RFC 8839, section 4.4.1)
             connection.ufrag = negotiation.local.ufrag
             media.set_credentials(leg, negotiation.local.ufrag, negotiation.local.pwd)
 
-    def _do_to_device(self, command: cmd.SendAnswer | cmd.SendReject | cmd.SendHangup | cmd.SendNegotiate) -> None:
+    def _connect(self, leg: LegId, remote: RemoteTransport) -> None:
+        """Begin checks towards another focus, at the addresses that it named and that may be asked."""
+        candidates = usable_candidates(remote, self._allow_private)
+        if not candidates:
+            self._feed(ev.ConnectionLost(leg, "ice_failed", "the focus names no address that may be asked"))
+            return
+        try:
+            self._edge(self._media).connect(leg, remote.ufrag, remote.pwd, candidates)
+        except OSError as error:
+            self._feed(ev.ConnectionLost(leg, "ice_failed", f"no socket for a trunk: {error.strerror or error}"))
+
+    def _do_to_device(
+        self, command: cmd.SendInvite | cmd.SendAnswer | cmd.SendReject | cmd.SendHangup | cmd.SendNegotiate
+    ) -> None:
         event_type, content = to_device.encode(command, self._policy.focus)
         stored = None
-        if isinstance(command, cmd.SendAnswer):
+        if isinstance(command, cmd.SendInvite | cmd.SendAnswer):
             connection = self._connections.get(command.leg)
             stored = connection.stored if connection is not None else None
         self._edge(self._matrix).send_to_device(command.address.to, event_type, content, stored)
@@ -429,6 +466,7 @@ class Runtime:
         command: cmd.ChannelOffer
         | cmd.ChannelAnswer
         | cmd.ChannelMetadata
+        | cmd.ChannelSubscription
         | cmd.ChannelPing
         | cmd.ChannelPong
         | cmd.ChannelSpeaker
@@ -448,7 +486,13 @@ class Runtime:
             case cmd.ChannelMetadata():
                 connection.unsent_metadata = channel.encode_metadata(command.metadata)
                 self._send_metadata(command.leg, connection)
-            case cmd.ChannelPing() | cmd.ChannelPong() | cmd.ChannelSpeaker() | cmd.ChannelError():
+            case (
+                cmd.ChannelSubscription()
+                | cmd.ChannelPing()
+                | cmd.ChannelPong()
+                | cmd.ChannelSpeaker()
+                | cmd.ChannelError()
+            ):
                 rtc.send(command.leg, channel.encode(command))
             case _:
                 assert_never(command)

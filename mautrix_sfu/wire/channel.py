@@ -5,7 +5,15 @@ from __future__ import annotations
 import json
 from typing import Any, assert_never
 
-from ..core.commands import Advertised, ChannelError, ChannelPing, ChannelPong, ChannelSpeaker
+from ..core.commands import (
+    Advertised,
+    ChannelError,
+    ChannelPing,
+    ChannelPong,
+    ChannelSpeaker,
+    ChannelSubscription,
+    TrunkTrack,
+)
 from ..core.events import (
     BadMessage,
     ChannelMessage,
@@ -24,6 +32,7 @@ from .to_device import description_of, metadata_json, metadata_of
 MAX_MESSAGE = 262144  # bytes: what WebRTC implementations send in one message (a=max-message-size)
 MAX_CHANNEL_SDP = 250_000  # characters
 MAX_SUBSCRIPTIONS = 1000  # entries of one message
+MAX_LAYERS = 16  # sizes of one entry
 ERROR_TYPE = "org.matrix.msc3898.error"
 SPEAKER_TYPE = "org.matrix.msc3898.active_speaker"
 
@@ -79,14 +88,23 @@ def _wanted(content: Json, key: str) -> tuple[Wanted, ...]:
             TrackId(text(item, "track_id")),
             pixels(item, "width"),
             pixels(item, "height"),
+            tuple((pixels(size, "width"), pixels(size, "height")) for size in items(item, "layers", MAX_LAYERS)),
         )
         for item in items(content, key, MAX_SUBSCRIPTIONS)
     )
 
 
-def encode(command: ChannelPing | ChannelPong | ChannelSpeaker | ChannelError) -> str:
+def encode(command: ChannelSubscription | ChannelPing | ChannelPong | ChannelSpeaker | ChannelError) -> str:
     """The text of a message that is complete in its command."""
     match command:
+        case ChannelSubscription():
+            return _message(
+                "m.call.track_subscription",
+                {
+                    "subscribe": [_trunk_track(track) for track in command.subscribe],
+                    "unsubscribe": [_trunk_track(track, with_layers=False) for track in command.unsubscribe],
+                },
+            )
         case ChannelPing():
             return _message("m.call.ping", {})
         case ChannelPong():
@@ -99,6 +117,14 @@ def encode(command: ChannelPing | ChannelPong | ChannelSpeaker | ChannelError) -
             return _message(ERROR_TYPE, {"code": code, "message": message, "in_reply_to": in_reply_to})
         case _:
             assert_never(command)
+
+
+def _trunk_track(track: TrunkTrack, *, with_layers: bool = True) -> dict[str, Any]:
+    entry: dict[str, Any] = {"stream_id": track.stream_id, "track_id": track.track_id}
+    if with_layers and track.layers:
+        sizes = (zip(("width", "height"), size, strict=True) for size in track.layers)
+        entry["layers"] = [{name: pixels for name, pixels in size if pixels is not None} for size in sizes]
+    return entry
 
 
 def encode_description(kind: str, sdp: str, advertised: Advertised) -> str:

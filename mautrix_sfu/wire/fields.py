@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..core.events import Metadata, StreamMetadata, TrackMetadata
-from ..core.ids import Kind, StreamId, TrackId
+from ..core.ids import Device, DeviceId, Kind, StreamId, TrackId, UserId
 
 MAX_ID = 255  # characters of any id (the length of a Matrix identifier)
 MAX_STREAMS = 64  # in one message's metadata
@@ -104,7 +104,13 @@ def _stream(value: object) -> StreamMetadata:
         value.get("audio_muted") is True,
         value.get("video_muted") is True,
         {TrackId(_id(key)): _track(track) for key, track in tracks.items()},
+        _owner(value),
     )
+
+
+def _owner(value: Json) -> Device | None:
+    user_id, device_id = optional_text(value, "user_id"), optional_text(value, "device_id")
+    return None if user_id is None or device_id is None else Device(UserId(user_id), DeviceId(device_id))
 
 
 def _track(value: object) -> TrackMetadata:

@@ -6,8 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Any, assert_never
 
-from ..core.commands import Address, Advertised, SendAnswer, SendHangup, SendNegotiate, SendReject
-from ..core.events import DeviceNegotiate, Envelope, Hangup, Invite, Metadata, Noted, ToDevice
+from ..core.commands import Address, Advertised, SendAnswer, SendHangup, SendInvite, SendNegotiate, SendReject
+from ..core.events import Answer, DeviceNegotiate, Envelope, Hangup, Invite, Metadata, Noted, ToDevice
 from ..core.ids import CallId, ConfId, Device, DeviceId, RoomId, SessionId, UserId
 from .fields import Json, MalformedError, items, metadata, obj, optional_text, text, whole
 
@@ -18,8 +18,8 @@ MAX_CANDIDATES = 100  # in one message
 MAX_LIFETIME = 120.0  # seconds
 METADATA_KEYS = ("org.matrix.msc3077.sdp_stream_metadata", "sdp_stream_metadata")
 ROOM_KEY = "org.matrix.msc3898.room_id"
-NOTED = ("m.call.candidates", "m.call.select_answer", "m.call.answer")
-TYPES = frozenset(("m.call.invite", "m.call.hangup", "m.call.reject", "m.call.negotiate", *NOTED))
+NOTED = ("m.call.candidates", "m.call.select_answer")
+TYPES = frozenset(("m.call.invite", "m.call.answer", "m.call.hangup", "m.call.reject", "m.call.negotiate", *NOTED))
 REASONS = frozenset(
     (
         "user_hangup",
@@ -47,6 +47,8 @@ def decode(sender: str, event_type: str, content: Json) -> ToDevice:
             lifetime = whole(content, "lifetime")
             seconds = MAX_LIFETIME if lifetime is None else min(lifetime / 1000, MAX_LIFETIME)
             return Invite(envelope, sdp, seconds, metadata_of(content) or {})
+        case "m.call.answer":
+            return Answer(envelope, _description(content, "answer", "answer"), metadata_of(content))
         case "m.call.hangup" | "m.call.reject":
             reason = content.get("reason")
             return Hangup(envelope, reason if isinstance(reason, str) and reason in REASONS else "unknown_error")
@@ -56,7 +58,7 @@ def decode(sender: str, event_type: str, content: Json) -> ToDevice:
         case "m.call.candidates":
             items(content, "candidates", MAX_CANDIDATES)
             return Noted(envelope, event_type)
-        case "m.call.select_answer" | "m.call.answer":
+        case "m.call.select_answer":
             return Noted(envelope, event_type)
         case _:
             raise MalformedError("unknown_type", "unknown event type")
@@ -118,10 +120,18 @@ def metadata_json(advertised: Advertised) -> dict[str, Any]:
     }
 
 
-def encode(command: SendAnswer | SendReject | SendHangup | SendNegotiate, focus: Device) -> tuple[str, dict[str, Any]]:
+def encode(
+    command: SendInvite | SendAnswer | SendReject | SendHangup | SendNegotiate, focus: Device
+) -> tuple[str, dict[str, Any]]:
     """(event type, content) of a command of the core."""
     content = _fields(command.address, focus)
     match command:
+        case SendInvite():
+            content["offer"] = {"type": "offer", "sdp": command.sdp}
+            content["lifetime"] = round(command.lifetime * 1000)
+            content["invitee"] = command.address.to.user_id
+            content["capabilities"] = {"m.call.transferee": False, "m.call.dtmf": False}
+            return "m.call.invite", content | {METADATA_KEYS[0]: metadata_json(command.metadata)}
         case SendAnswer():
             content["answer"] = {"type": "answer", "sdp": command.sdp}
             content["capabilities"] = {"m.call.transferee": False, "m.call.dtmf": False}

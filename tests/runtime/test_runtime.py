@@ -58,11 +58,19 @@ class Edges:
     ) -> None:
         self.done.append(("forward", leg, mid, source, source_mid))
 
+    def forward_layers(
+        self, leg: LegId, mid: Mid, source: LegId, source_mid: Mid, sizes: Sequence[tuple[int | None, int | None]]
+    ) -> None:
+        self.done.append(("forward_layers", leg, mid, source, source_mid, sizes))
+
+    def connect(self, leg: LegId, ufrag: str, pwd: str, candidates: Sequence[tuple[str, int]]) -> None:
+        self.done.append(("connect", leg, candidates))
+
     def stop_forward(self, leg: LegId, mid: Mid) -> None:
         self.done.append(("stop_forward", leg, mid))
 
     # rtc
-    def open(self, leg: LegId) -> LocalTransport:
+    def open(self, leg: LegId, dials: bool = False) -> LocalTransport:
         self.done.append(("open", leg))
         return LocalTransport("u" * 8, "p" * 24, "sha-256 " + ":".join(["AB"] * 32), (("192.0.2.1", 4000),))
 

@@ -1,0 +1,148 @@
+"""Trunks as legs: dials what the cascade wants, takes or refuses what other foci dial, drops what has no reason."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .cascade import ANSWER_TIMEOUT, Cascade, Dial, Drop, Verdict
+from .commands import ApplyAnswer, Counter, Level, MakeInvite, OpenLeg, SendInvite, StoreLeg
+from .events import Answer, Envelope, Invite, InviteMade
+from .ids import CallId, ConferenceKey, Device, LegId
+from .leg import CONNECT_TIMEOUT, Leg, State, Timer
+from .membership import Room, Rooms
+from .outbox import Outbox
+from .policy import Policy
+from .tracks import RemotePublications
+
+if TYPE_CHECKING:
+    from .focus import Focus
+
+INVITE_LIFETIME = 10.0  # seconds: what a focus does not answer by then it need not answer
+
+
+class Trunks:
+    """The trunks of one focus. `settle` is called for a conference whenever its people, foci or trunks changed."""
+
+    def __init__(self, focus: Focus, policy: Policy, rooms: Rooms, out: Outbox) -> None:
+        self._focus = focus
+        self._policy = policy
+        self._rooms = rooms
+        self._out = out
+        self.cascade = Cascade(policy.focus)
+
+    # ------------------------------------------------------------ what is wanted
+
+    def settle(self, key: ConferenceKey, now: float) -> None:
+        """Dial and drop as room state and the people here want it."""
+        room = self._rooms.get(key.room_id)
+        conference = self._focus.conferences.get(key)
+        foci = [peer for peer in self.foci(room, key, now) if peer != self._policy.focus]
+        local = conference is not None and bool(conference.participants)
+        for action in self.cascade.settle(key, foci, local, now):
+            match action:
+                case Drop(leg=leg_id):
+                    leg = self._focus.legs.get(leg_id)
+                    if leg is not None:
+                        self._focus.end(leg, "user_hangup", now)
+                case Dial(peer=peer):
+                    self._dial(key, peer, now)
+
+    def foci(self, room: Room | None, key: ConferenceKey, now: float) -> list[Device]:
+        """The permitted foci of a conference's set, this one included."""
+        if room is None or not self._policy.cascade:
+            return []
+        return [
+            peer
+            for peer in room.foci(key.conf_id, now)
+            if room.takes_trunks(key.conf_id, peer, self._policy, now) is None
+        ]
+
+    def is_peer(self, invite: Invite, now: float) -> ConferenceKey | None:
+        """The conference for which this invite is a focus's dial; None: it is a participant's."""
+        envelope = invite.envelope
+        if envelope.room_id is None or not self._policy.cascade:
+            return None
+        room = self._rooms.get(envelope.room_id)
+        if room is None or room.takes_trunks(envelope.conf_id, envelope.sender, self._policy, now) is not None:
+            return None
+        return ConferenceKey(envelope.room_id, envelope.conf_id)
+
+    def allowed(self, leg: Leg, now: float) -> bool:
+        """Whether a trunk still has a place in its conference."""
+        room = self._rooms.get(leg.conference.room_id) if leg.conference is not None else None
+        if room is None or leg.conference is None:
+            return False
+        return room.takes_trunks(leg.conference.conf_id, leg.peer, self._policy, now) is None
+
+    # ------------------------------------------------------------ dialling
+
+    def _dial(self, key: ConferenceKey, peer: Device, now: float) -> None:
+        if self._count() >= self._policy.limits.trunks:
+            self._out.count(Counter.BOUNDS_HIT, "trunks")
+            return
+        leg_id = self._focus.new_leg_id()
+        call_id = CallId(f"{self._policy.trunk_session}-{leg_id}")
+        envelope = Envelope(peer, call_id, key.conf_id, key.room_id, None, None, None, None)
+        leg = self.make(leg_id, envelope, key, dials=True)
+        self._focus.add(leg, key, now)
+        self.cascade.dialled(key, peer, leg_id, now)
+        leg.set_timer(Timer.CONNECT, now + ANSWER_TIMEOUT)
+        self._out.log(Level.INFO, "dialling a focus", leg=leg_id, conference=key, peer=peer)
+        self._out.put(OpenLeg(leg_id, peer, dials=True))
+        self._out.put(MakeInvite(leg_id))
+
+    def make(self, leg_id: LegId, envelope: Envelope, key: ConferenceKey, *, dials: bool) -> Leg:
+        """A leg that is a trunk of this conference."""
+
+        def believes(owner: Device, now: float) -> bool:
+            room = self._rooms.get(key.room_id)
+            return room is not None and room.lists_focus(key.conf_id, owner, envelope.sender, now)
+
+        published = RemotePublications(leg_id, envelope.sender, believes)
+        return Leg(leg_id, envelope, self._policy, self._out, self._focus.timers, published, dials)
+
+    def _count(self) -> int:
+        return sum(leg.trunk for leg in self._focus.legs.values())
+
+    def invite_made(self, leg: Leg, event: InviteMade, now: float) -> None:
+        """The first offer of a dial is there: send it."""
+        if leg.state is not State.INVITING:
+            return
+        self._out.put(StoreLeg(leg.id, leg.stored()))
+        self._out.put(SendInvite(leg.id, leg.address(), event.sdp, INVITE_LIFETIME, leg.shown))
+
+    def answered(self, leg: Leg, message: Answer, now: float) -> None:
+        """The other focus answers."""
+        if not leg.dials or leg.state is not State.INVITING:
+            return
+        self.cascade.answered(leg.peer)
+        leg.session = message.envelope.session_id
+        if message.metadata is not None:
+            leg.published.set_metadata(message.metadata, now)
+        leg.set_timer(Timer.CONNECT, now + CONNECT_TIMEOUT)
+        self._out.put(ApplyAnswer(leg.id, message.sdp))
+
+    # ------------------------------------------------------------ being dialled
+
+    def invited(self, invite: Invite, key: ConferenceKey, now: float) -> bool:
+        """Another focus dials; False if its invite is refused."""
+        peer = invite.envelope.sender
+        verdict, own = self.cascade.invited(key, peer, now)
+        if verdict is Verdict.REJECT:
+            self._focus.refuse(invite.envelope, "user_busy", "own_invite_is_first")
+            return False
+        if own is not None and (leg := self._focus.legs.get(own)) is not None:
+            self._focus.end(leg, "replaced", now)
+        if self._count() >= self._policy.limits.trunks:
+            self._out.count(Counter.BOUNDS_HIT, "trunks")
+            self._focus.refuse(invite.envelope, "user_busy", "trunks")
+            return False
+        return True
+
+    def connected(self, leg: Leg, now: float) -> None:
+        """A trunk's ICE is up; of two that crossed the first stays."""
+        if leg.conference is None:
+            return
+        other = self.cascade.connected(leg.conference, leg.peer, leg.id)
+        if other is not None and (second := self._focus.legs.get(other)) is not None:
+            self._focus.end(second, "replaced", now)
