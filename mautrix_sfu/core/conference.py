@@ -75,6 +75,7 @@ class Conference:
 
     def publications_changed(self, leg: Leg, now: float) -> None:
         """This leg publishes something else than before."""
+        self._watch_held(leg, now)
         for track in leg.published.tracks.values():
             size = (track.width, track.height)
             if track.mid is not None and self._described.get((leg.id, track.mid), (None, None)) != size:
@@ -244,12 +245,14 @@ class Conference:
             return
         if published.check(now):
             self.publications_changed(trunk, now)
+        self._watch_held(trunk, now)
         for _ in range(published.dropped):
             self._out.count(Counter.BAD_MESSAGES, "stream_of_a_stranger")
         published.dropped = 0
-        held = published.held_until()
-        if held is not None:
-            trunk.set_timer(Timer.HELD_BACK, max(held, now + 0.01))
+
+    def _watch_held(self, leg: Leg, now: float) -> None:
+        if isinstance(leg.published, RemotePublications) and (held := leg.published.held_until()) is not None:
+            leg.set_timer(Timer.HELD_BACK, max(held, now + 0.01))
 
     # ------------------------------------------------------------ who speaks
 

@@ -570,7 +570,8 @@ class Focus:
 
     def _set_metadata(self, leg: Leg, metadata: ev.Metadata, now: float) -> None:
         conference = self._conference_of(leg)
-        if leg.published.set_metadata(metadata, now) and conference is not None:
+        changed = leg.published.set_metadata(metadata, now)
+        if conference is not None and (changed or leg.trunk):
             conference.publications_changed(leg, now)
 
     def end(self, leg: Leg, reason: str, now: float, *, tell: bool = True) -> None:
