@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.federation import Federation
 from tests.support.focus import Deployment
 
 
@@ -36,3 +37,27 @@ async def deployment(tmp_path: Path) -> AsyncIterator[Deployment]:
         yield made
     finally:
         await made.stop()
+
+
+@pytest.fixture(scope="module")
+def shared_federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
+    """Three homeservers and foci for all tests of a module: each test has users and a room of its own."""
+    made = Federation(tmp_path_factory.mktemp("federation"), 3)
+
+    async def start() -> None:
+        await made.start()
+        await made.close_http()
+
+    try:
+        asyncio.run(start())
+        yield made
+    finally:
+        asyncio.run(made.stop())
+
+
+@pytest.fixture
+async def federation(shared_federation: Federation) -> AsyncIterator[Federation]:
+    """The shared homeservers and foci, all running; a test may stop and kill them."""
+    await shared_federation.restore()
+    yield shared_federation
+    await shared_federation.close_http()

@@ -18,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from ruamel.yaml import YAML
 
 from mautrix_sfu.core.ids import Device, DeviceId, UserId
-from tests.support.synapse import Client, Synapse, free_port
+from tests.support.synapse import Client, Synapse, TlsListener, free_port
 
 ROOT = Path(__file__).parents[2]
 READY_TIMEOUT = 60.0
@@ -72,6 +72,14 @@ class FocusProcess:
         if result.returncode != 0:
             raise RuntimeError(f"the registration could not be generated:\n{result.stdout}{result.stderr}")
 
+    def edit(self, section: str, **options: Any) -> None:
+        """Change its configuration for the next start."""
+        yaml = YAML()
+        config = yaml.load(self.config)
+        config[section] = {**config.get(section, {}), **options}
+        with self.config.open("w") as file:
+            yaml.dump(config, file)
+
     async def start(self) -> None:
         """Start it and wait until it says that it is ready; raises RuntimeError with its log."""
         self.spawn()
@@ -107,13 +115,24 @@ class FocusProcess:
             response.raise_for_status()
             return await response.text()
 
+    async def samples(self, name: str) -> list[tuple[dict[str, str], float]]:
+        """All samples of this name in /metrics: labels and value."""
+        families = text_string_to_metric_families(await self.get("metrics"))
+        return [
+            (dict(sample.labels), float(sample.value))
+            for family in families
+            for sample in family.samples
+            if sample.name == name
+        ]
+
     async def metric(self, name: str, **labels: str) -> float:
         """The value of one sample of /metrics; 0 for one that is not there (yet)."""
-        for family in text_string_to_metric_families(await self.get("metrics")):
-            for sample in family.samples:
-                if sample.name == name and labels.items() <= sample.labels.items():
-                    return float(sample.value)
-        return 0.0
+        fitting = (value for found, value in await self.samples(name) if labels.items() <= found.items())
+        return next(fitting, 0.0)
+
+    async def total(self, name: str) -> float:
+        """The sum of a metric over its labels."""
+        return sum(value for _, value in await self.samples(name))
 
     @property
     def exit_code(self) -> int | None:
@@ -156,15 +175,23 @@ class FocusProcess:
 
 
 class Deployment:
-    """A Synapse and a focus that is registered with it."""
+    """A Synapse, alone or federated, and a focus that is registered with it."""
 
-    def __init__(self, directory: Path, overrides: Mapping[str, Mapping[str, Any]] | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        overrides: Mapping[str, Mapping[str, Any]] | None = None,
+        federation: TlsListener | None = None,
+    ) -> None:
         port = free_port()
-        self.focus = FocusProcess(directory, f"http://127.0.0.1:{port}", overrides=overrides)
+        domain = federation.server_name if federation else "localhost"
+        self.focus = FocusProcess(directory, f"http://127.0.0.1:{port}", domain, overrides)
         self.synapse = Synapse(
+            server_name=domain,
             port=port,
             directory=directory / "synapse",
             config={"app_service_config_files": [str(self.focus.registration)]},
+            federation=federation,
         )
 
     async def start(self) -> None:

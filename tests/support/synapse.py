@@ -57,6 +57,10 @@ def free_port(kind: socket.SocketKind = socket.SOCK_STREAM) -> int:
         return port
 
 
+def _listener(port: int, *names: str) -> dict[str, Any]:
+    return {"port": port, "bind_addresses": ["127.0.0.1"], "type": "http", "resources": [{"names": list(names)}]}
+
+
 class MatrixError(Exception):
     """The homeserver answered with an error."""
 
@@ -64,6 +68,36 @@ class MatrixError(Exception):
         super().__init__(f"{status} {errcode}: {message}")
         self.status = status
         self.errcode = errcode
+
+
+@dataclass(frozen=True)
+class TlsListener:
+    """Where other homeservers reach this one."""
+
+    port: int
+    certificate: Path
+    key: Path
+
+    @property
+    def server_name(self) -> str:
+        """A name that says the port is found without DNS or `.well-known`."""
+        return f"localhost:{self.port}"
+
+
+# Certificates are self-signed, addresses are those of this machine, and who was away is tried again soon.
+_FEDERATION: dict[str, Any] = {
+    "federation_verify_certificates": False,
+    "ip_range_blacklist": [],
+    "federation": {
+        "destination_min_retry_interval": 500,
+        "destination_retry_multiplier": 1,
+        "destination_max_retry_interval": 1000,
+        "max_short_retries": 1,
+        "max_long_retries": 1,
+    },
+    "rc_federation": {"window_size": 1000, "sleep_limit": 100_000, "reject_limit": 100_000, "concurrent": 100},
+    "federation_rr_transactions_per_room_per_second": 1000,
+}
 
 
 @dataclass
@@ -204,8 +238,10 @@ class Synapse:
         registrations: Sequence[Registration] = (),
         config: Mapping[str, Any] | None = None,
         directory: Path | None = None,
+        federation: TlsListener | None = None,
     ) -> None:
         self.server_name = server_name
+        self.federation = federation
         self.port = port or free_port()
         self.base_url = f"http://127.0.0.1:{self.port}"
         self.directory = directory or Path(tempfile.mkdtemp(prefix="synapse-"))
@@ -250,6 +286,11 @@ class Synapse:
         with contextlib.suppress(subprocess.TimeoutExpired):
             await asyncio.to_thread(self._process.wait, STOP_TIMEOUT)
         self.kill()
+
+    @property
+    def running(self) -> bool:
+        """Whether its process is there."""
+        return self._process is not None and self._process.poll() is None
 
     async def restart(self) -> None:
         """Stop and start it again on the same port with the same data."""
@@ -309,15 +350,18 @@ class Synapse:
             "root": {"level": "WARNING", "handlers": ["file"]},
         }
         (self.directory / "log.yaml").write_text(json.dumps(log_config))
-        listener = {
-            "port": self.port,
-            "bind_addresses": ["127.0.0.1"],
-            "type": "http",
-            "resources": [{"names": ["client", "federation"]}],
-        }
+        listeners: list[dict[str, Any]] = [_listener(self.port, "client", "federation")]
+        federation: dict[str, Any] = {}
+        if self.federation is not None:
+            listeners.append({**_listener(self.federation.port, "federation"), "tls": True})
+            federation = {
+                **_FEDERATION,
+                "tls_certificate_path": str(self.federation.certificate),
+                "tls_private_key_path": str(self.federation.key),
+            }
         config: dict[str, Any] = {
             "server_name": self.server_name,
-            "listeners": [listener],
+            "listeners": listeners,
             "database": {"name": "sqlite3", "args": {"database": str(self.directory / "homeserver.sqlite")}},
             "log_config": str(self.directory / "log.yaml"),
             "signing_key_path": str(key),
@@ -331,6 +375,7 @@ class Synapse:
             "trusted_key_servers": [],
             "app_service_config_files": files,
             **_LIMITS,
+            **federation,
             **self._config,
         }
         (self.directory / "homeserver.yaml").write_text(json.dumps(config))
