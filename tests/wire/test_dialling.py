@@ -65,7 +65,7 @@ def test_what_is_no_single_hosts_address_is_never_dialled(address: str) -> None:
         candidate(PUBLIC, port=0),
         candidate(PUBLIC, port=65536),
         candidate(PUBLIC, port=-1),
-        candidate(PUBLIC, port="٧"),
+        candidate(PUBLIC, port="\u0667"),
         candidate(PUBLIC, priority="high"),
         candidate(PUBLIC).replace("1 1 udp", "1 2 udp"),
         candidate(PUBLIC).replace("udp", "tcp"),
