@@ -8,10 +8,12 @@ BUILD: str  # hash of the crate's sources at build time; media.py refuses a stal
 
 # What poll() gives. The first item names the event.
 _Event = (
-    tuple[Literal["ice_connected"], int]  # leg: an authenticated USE-CANDIDATE latched the first address
+    tuple[Literal["ice_connected"], int]  # leg: an authenticated nomination latched the first address
+    | tuple[Literal["ice_failed"], int]  # leg: no candidate given to connect() answered within 10 s
     | tuple[Literal["ice_lost"], int]  # leg: no authenticated STUN for the consent time
     | tuple[Literal["dtls"], int, bytes]  # leg, a DTLS datagram from the latched address
     | tuple[Literal["speaker"], int, str]  # leg, mid: another dominant speaker in the leg's group
+    | tuple[Literal["flow"], int, str, bool]  # leg, mid of a published track: packets come, or none for 500 ms
     | tuple[Literal["failed"], str]  # message: a media thread panicked or lost its socket: the process must end
 )
 
@@ -28,6 +30,13 @@ class MediaCore:
     def event_fd(self) -> int: ...  # an eventfd: readable when poll() has something
     def poll(self) -> list[_Event]: ...
     def add_leg(self, leg: int, ufrag: str, pwd: str) -> None: ...
+    def connect(
+        self,
+        leg: int,
+        remote_ufrag: str,
+        remote_pwd: str,
+        candidates: list[tuple[str, int]],  # (IP address, port), best first; at most 8 are tried
+    ) -> None: ...  # dials an ICE-lite peer for a leg that was added, over a socket of its own until remove_leg
     def set_credentials(self, leg: int, ufrag: str, pwd: str) -> None: ...  # ICE restart: the old hold until then
     def set_group(self, leg: int, group: int) -> None: ...  # legs of different groups never see each other's packets
     def remove_leg(self, leg: int) -> None: ...  # when it returns, no further packet will be sent to this leg
@@ -51,7 +60,9 @@ class MediaCore:
                 str,  # mid
                 str,  # "audio" | "video"
                 tuple[list[str], list[tuple[int, int | None]]] | None,  # receive: rids highest first, (ssrc, rtx ssrc)
-                tuple[int, int | None, int, int | None, str] | None,  # send: ssrc, rtx ssrc, pt, rtx pt, cname
+                # send: ssrc, rtx ssrc, pt, rtx pt, cname; layers highest first: rid, ssrc, rtx ssrc. With layers their
+                # ssrcs count and the first two are not looked at.
+                tuple[int, int | None, int, int | None, str, list[tuple[str, int, int | None]]] | None,
             ]
         ],
     ) -> None: ...  # the whole plan each time; what is missing from it ends
@@ -59,6 +70,9 @@ class MediaCore:
     def forward(
         self, leg: int, mid: str, source_leg: int, source_mid: str, width: int | None, height: int | None
     ) -> None: ...
+    def forward_layers(
+        self, leg: int, mid: str, source_leg: int, source_mid: str, sizes: list[tuple[int | None, int | None]]
+    ) -> None: ...  # each layer that one of the sizes takes crosses once, under its rid; (None, None) is the best
     def stop_forward(self, leg: int, mid: str) -> None: ...
     def stats(self) -> dict[str, int]: ...  # process-wide counters; names ending in _total only grow
     def leg_stats(self, leg: int) -> dict[str, int] | None: ...

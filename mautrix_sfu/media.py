@@ -51,7 +51,10 @@ class MediaSink(Protocol):
     """Who is told what happens in the media core; called in the event loop."""
 
     def on_ice_connected(self, leg: LegId) -> None:
-        """An authenticated nomination latched the leg's first address."""
+        """An authenticated nomination, the peer's or ours, latched the leg's first address."""
+
+    def on_ice_failed(self, leg: LegId) -> None:
+        """No candidate that the leg dialled answered within 10 s."""
 
     def on_ice_lost(self, leg: LegId) -> None:
         """The peer stopped proving its consent (RFC 7675)."""
@@ -61,6 +64,9 @@ class MediaSink(Protocol):
 
     def on_speaker(self, leg: LegId, mid: Mid) -> None:
         """The leg's group has another dominant speaker: what it publishes on this m-line."""
+
+    def on_flow(self, leg: LegId, mid: Mid, flowing: bool) -> None:
+        """Packets come on a published m-line (also for the first time), or none came for 500 ms."""
 
     def on_media_failed(self, message: str) -> None:
         """A media thread panicked or lost its socket: the process must end."""
@@ -92,6 +98,16 @@ class Media:
     def add_leg(self, leg: LegId, ufrag: str, pwd: str) -> None:
         """The leg's peer will send binding requests to this local ufrag (RFC 8445)."""
         self._core.add_leg(leg, ufrag, pwd)
+
+    def connect(self, leg: LegId, ufrag: str, pwd: str, candidates: Sequence[tuple[str, int]]) -> None:
+        """Dials an ICE-lite peer for a leg that was added: with its credentials, at these (IP address, port) pairs.
+
+        The leg gets a UDP socket of its own until `remove_leg`; OSError if none can be bound. Of the candidates at most
+        8 are tried, best first, paced at 50 ms (RFC 8445, section 14.2); which networks they may be in is the caller's
+        to say. Then `on_ice_connected`, or `on_ice_failed` after 10 s; without any candidate at once. Called again it
+        starts anew.
+        """
+        self._core.connect(leg, ufrag, pwd, list(candidates))
 
     def set_credentials(self, leg: LegId, ufrag: str, pwd: str) -> None:
         """ICE restart: the old credentials hold until the peer uses the new ones."""
@@ -133,6 +149,17 @@ class Media:
         """
         self._core.forward(leg, mid, source_leg, source_mid, width, height)
 
+    def forward_layers(
+        self, leg: LegId, mid: Mid, source_leg: LegId, source_mid: Mid, sizes: Sequence[tuple[int | None, int | None]]
+    ) -> None:
+        """Sends on a simulcast m-line each layer of (source_leg, source_mid) that one of these sizes takes, once.
+
+        Each keeps its layer, under the rid of the same name or else the same place, and starts at a key frame; one that
+        no size takes any more ends when those in its place have begun. On an m-line without layers the highest is sent.
+        Repeated it changes the sizes only; without any nothing is sent.
+        """
+        self._core.forward_layers(leg, mid, source_leg, source_mid, list(sizes))
+
     def stop_forward(self, leg: LegId, mid: Mid) -> None:
         """Sends nothing more on this m-line."""
         self._core.stop_forward(leg, mid)
@@ -166,12 +193,16 @@ def _dispatch(event: _Event, sink: MediaSink) -> None:
     match event:
         case ("ice_connected", leg):
             sink.on_ice_connected(LegId(leg))
+        case ("ice_failed", leg):
+            sink.on_ice_failed(LegId(leg))
         case ("ice_lost", leg):
             sink.on_ice_lost(LegId(leg))
         case ("dtls", leg, datagram):
             sink.on_dtls(LegId(leg), datagram)
         case ("speaker", leg, mid):
             sink.on_speaker(LegId(leg), Mid(mid))
+        case ("flow", leg, mid, flowing):
+            sink.on_flow(LegId(leg), Mid(mid), flowing)
         case ("failed", message):
             sink.on_media_failed(message)
         case _:
@@ -179,7 +210,8 @@ def _dispatch(event: _Event, sink: MediaSink) -> None:
 
 
 _Receive = tuple[list[str], list[tuple[int, int | None]]]
-_Send = tuple[int, int | None, int, int | None, str]
+_Layer = tuple[str, int, int | None]
+_Send = tuple[int, int | None, int, int | None, str, list[_Layer]]
 
 
 def _line(line: Line) -> tuple[str, str, _Receive | None, _Send | None]:
@@ -188,5 +220,6 @@ def _line(line: Line) -> tuple[str, str, _Receive | None, _Send | None]:
         receive = list(line.receive.rids), list(line.receive.ssrcs)
     send: _Send | None = None
     if line.send is not None:
-        send = line.send.ssrc, line.send.rtx_ssrc, line.send.pt, line.send.rtx_pt, line.send.cname
+        layers = [(layer.rid, layer.ssrc, layer.rtx_ssrc) for layer in line.send.layers]
+        send = line.send.ssrc, line.send.rtx_ssrc, line.send.pt, line.send.rtx_pt, line.send.cname, layers
     return line.mid, line.kind.value, receive, send

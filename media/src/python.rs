@@ -15,10 +15,13 @@ use crate::srtp::{Master, Profile};
 
 type PayloadItem = (i64, String, i64, Option<i64>);
 type ReceiveItem = (Vec<String>, Vec<(i64, Option<i64>)>);
-type SendItem = (i64, Option<i64>, i64, Option<i64>, String);
+type LayerItem = (String, i64, Option<i64>);
+type SendItem = (i64, Option<i64>, i64, Option<i64>, String, Vec<LayerItem>);
 type LineItem = (String, String, Option<ReceiveItem>, Option<SendItem>);
 
 const MASTER_KEY: usize = 16;
+/// What a header extension can carry.
+const MAX_RID: usize = 255;
 
 impl From<Unavailable> for PyErr {
     fn from(_: Unavailable) -> Self {
@@ -40,6 +43,11 @@ fn size(width: Option<i64>, height: Option<i64>) -> PyResult<Option<Size>> {
         (Some(width), Some(height)) => Ok(Some((number("width", width)?, number("height", height)?))),
         _ => Ok(None),
     }
+}
+
+fn address((ip, port): (String, i64)) -> PyResult<SocketAddr> {
+    let ip: IpAddr = ip.parse().map_err(|_| PyValueError::new_err(format!("{ip:?} is no IP address")))?;
+    Ok(SocketAddr::new(ip, number("port", port)?))
 }
 
 fn check_credentials(ufrag: &str, pwd: &str) -> PyResult<()> {
@@ -66,7 +74,7 @@ fn plan_of(payloads: Vec<PayloadItem>, extensions: Vec<(String, i64)>, lines: Ve
     if mids.windows(2).any(|pair| pair[0] == pair[1]) {
         return Err(PyValueError::new_err("two lines have the same mid"));
     }
-    let sends = || lines.iter().filter_map(|line| line.send.as_ref());
+    let sends = || lines.iter().flat_map(|line| &line.send);
     let mut sources: Vec<u32> =
         sends().flat_map(|send| [Some(send.ssrc), send.rtx.map(|rtx| rtx.0)]).flatten().collect();
     sources.sort_unstable();
@@ -88,15 +96,27 @@ fn line_of((mid, kind, receive, send): LineItem) -> PyResult<Line> {
             .map(|(ssrc, rtx)| Ok((number("ssrc", ssrc)?, rtx.map(|rtx| number("rtx ssrc", rtx)).transpose()?)));
         PyResult::Ok(Receive { rids, ssrcs: pairs.collect::<PyResult<_>>()? })
     });
-    let send = send.map(|(ssrc, rtx_ssrc, pt, rtx_pt, cname)| {
+    let send = send.map(transmits_of).transpose()?.unwrap_or_default();
+    Ok(Line { mid, kind, receive: receive.transpose()?, send })
+}
+
+/// The streams of a line: one, or each simulcast layer's.
+fn transmits_of((ssrc, rtx_ssrc, pt, rtx_pt, cname, layers): SendItem) -> PyResult<Vec<Transmit>> {
+    let transmit = |rid: Option<String>, ssrc: i64, rtx_ssrc: Option<i64>| {
         let rtx = match (rtx_ssrc, rtx_pt) {
             (Some(ssrc), Some(pt)) => Some((number("rtx ssrc", ssrc)?, payload_type(pt)?)),
             (None, None) => None,
             _ => return Err(PyValueError::new_err("RTX needs both an ssrc and a payload type")),
         };
-        Ok(Transmit { ssrc: number("ssrc", ssrc)?, rtx, pt: payload_type(pt)?, cname })
-    });
-    Ok(Line { mid, kind, receive: receive.transpose()?, send: send.transpose()? })
+        if rid.as_ref().is_some_and(|rid| !(1..=MAX_RID).contains(&rid.len())) {
+            return Err(PyValueError::new_err(format!("a rid has 1 to {MAX_RID} bytes")));
+        }
+        Ok(Transmit { ssrc: number("ssrc", ssrc)?, rtx, pt: payload_type(pt)?, cname: cname.clone(), rid })
+    };
+    if layers.is_empty() {
+        return Ok(vec![transmit(None, ssrc, rtx_ssrc)?]);
+    }
+    layers.into_iter().map(|(rid, ssrc, rtx_ssrc)| transmit(Some(rid), ssrc, rtx_ssrc)).collect()
 }
 
 fn to_dict(py: Python<'_>, stats: Stats) -> PyResult<Bound<'_, PyDict>> {
@@ -119,12 +139,7 @@ impl PyMediaCore {
         if threads < 1 {
             return Err(PyValueError::new_err("at least one media thread is needed"));
         }
-        let addresses = binds.into_iter().map(|(ip, port)| {
-            let ip: IpAddr =
-                ip.parse().map_err(|_| PyValueError::new_err(format!("{ip:?} is no IP address to bind")))?;
-            Ok(SocketAddr::new(ip, number("port", port)?))
-        });
-        let addresses = addresses.collect::<PyResult<Vec<_>>>()?;
+        let addresses = binds.into_iter().map(address).collect::<PyResult<Vec<_>>>()?;
         Ok(Self(MediaCore::start(&addresses)?))
     }
 
@@ -141,11 +156,13 @@ impl PyMediaCore {
         for notice in self.0.poll() {
             match notice {
                 Notice::Engine(Event::IceConnected(leg)) => events.append(("ice_connected", leg))?,
+                Notice::Engine(Event::IceFailed(leg)) => events.append(("ice_failed", leg))?,
                 Notice::Engine(Event::IceLost(leg)) => events.append(("ice_lost", leg))?,
                 Notice::Engine(Event::Dtls(leg, datagram)) => {
                     events.append(("dtls", leg, PyBytes::new(py, &datagram)))?;
                 }
                 Notice::Engine(Event::Speaker(leg, mid)) => events.append(("speaker", leg, mid))?,
+                Notice::Engine(Event::Flow(leg, mid, flowing)) => events.append(("flow", leg, mid, flowing))?,
                 Notice::Failed(message) => events.append(("failed", message))?,
             }
         }
@@ -155,6 +172,19 @@ impl PyMediaCore {
     fn add_leg(&self, leg: i64, ufrag: String, pwd: String) -> PyResult<()> {
         check_credentials(&ufrag, &pwd)?;
         Ok(self.0.command(Command::AddLeg { leg: number("leg", leg)?, ufrag, pwd })?)
+    }
+
+    fn connect(
+        &self,
+        leg: i64,
+        remote_ufrag: String,
+        remote_pwd: String,
+        candidates: Vec<(String, i64)>,
+    ) -> PyResult<()> {
+        check_credentials(&remote_ufrag, &remote_pwd)?;
+        let candidates = candidates.into_iter().map(address).collect::<PyResult<Vec<_>>>()?;
+        self.0.connect(number("leg", leg)?, remote_ufrag, remote_pwd, &candidates)??;
+        Ok(())
     }
 
     fn set_credentials(&self, leg: i64, ufrag: String, pwd: String) -> PyResult<()> {
@@ -225,9 +255,20 @@ impl PyMediaCore {
         width: Option<i64>,
         height: Option<i64>,
     ) -> PyResult<()> {
-        let size = size(width, height)?;
+        self.forward_layers(leg, mid, source_leg, source_mid, vec![(width, height)])
+    }
+
+    fn forward_layers(
+        &self,
+        leg: i64,
+        mid: String,
+        source_leg: i64,
+        source_mid: String,
+        sizes: Vec<(Option<i64>, Option<i64>)>,
+    ) -> PyResult<()> {
+        let sizes = sizes.into_iter().map(|(width, height)| size(width, height)).collect::<PyResult<_>>()?;
         let (leg, source_leg) = (number("leg", leg)?, number("source leg", source_leg)?);
-        Ok(self.0.command(Command::Forward { leg, mid, source_leg, source_mid, size })?)
+        Ok(self.0.command(Command::Forward { leg, mid, source_leg, source_mid, sizes })?)
     }
 
     fn stop_forward(&self, leg: i64, mid: String) -> PyResult<()> {

@@ -90,6 +90,9 @@ class LoopbackFocus:
     def on_ice_connected(self, leg: LegId) -> None:
         self.rtc.ice_connected(leg)
 
+    def on_ice_failed(self, leg: LegId) -> None:
+        self.legs[leg].lost = ConnectionLost(leg, "ice_failed", "nothing answered")
+
     def on_ice_lost(self, leg: LegId) -> None:
         self.legs[leg].lost = ConnectionLost(leg, "ice_failed", "no consent")
 
@@ -97,6 +100,9 @@ class LoopbackFocus:
         self.rtc.feed_dtls(leg, datagram)
 
     def on_speaker(self, leg: LegId, mid: Mid) -> None:
+        pass
+
+    def on_flow(self, leg: LegId, mid: Mid, flowing: bool) -> None:
         pass
 
     def on_media_failed(self, message: str) -> None:

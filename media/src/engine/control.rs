@@ -19,6 +19,9 @@ impl Engine {
     pub fn command(&mut self, now: Time, command: Command) {
         match command {
             Command::AddLeg { leg, ufrag, pwd } => self.add_leg(now, leg, Credentials::new(ufrag, &pwd)),
+            Command::Connect { leg, socket, ufrag, pwd, candidates } => {
+                self.connect(now, leg, socket, (&ufrag, &pwd), &candidates);
+            }
             Command::SetCredentials { leg, ufrag, pwd } => self.restart_ice(leg, Credentials::new(ufrag, &pwd)),
             Command::SetGroup { leg, group } => self.set_group(leg, group),
             Command::RemoveLeg { leg } => self.remove_leg(leg),
@@ -26,16 +29,10 @@ impl Engine {
             Command::SetKeys { leg, profile, local, remote } => self.set_keys(now, leg, profile, &local, &remote),
             Command::SetPlan { leg, plan } => self.set_plan(leg, plan),
             Command::DescribeTrack { leg, mid, size } => self.describe_track(now, leg, &mid, size),
-            Command::Forward { leg, mid, source_leg, source_mid, size } => {
-                self.forward(now, (leg, &mid), (source_leg, &source_mid), size);
+            Command::Forward { leg, mid, source_leg, source_mid, sizes } => {
+                self.forward(now, (leg, &mid), (source_leg, &source_mid), &sizes);
             }
-            Command::StopForward { leg, mid } => {
-                if let Some(key) = self.by_id.get(&leg).copied()
-                    && let Some(index) = self.legs[key].outgoing_on(&mid)
-                {
-                    self.detach(key, index);
-                }
-            }
+            Command::StopForward { leg, mid } => self.stop_forward(leg, &mid),
         }
     }
 
@@ -55,6 +52,9 @@ impl Engine {
 
     fn restart_ice(&mut self, leg: LegId, credentials: Credentials) {
         let Some(&key) = self.by_id.get(&leg) else { return };
+        if self.legs[key].dial.is_some() {
+            return; // who dials restarts by connecting anew
+        }
         let ufrag = credentials.ufrag.clone();
         if let Some(unused) = self.legs[key].ice.restart(credentials) {
             self.by_ufrag.remove(&unused);
@@ -89,6 +89,10 @@ impl Engine {
         }
         if let Some(path) = leg.ice.path() {
             self.by_path.remove(&path);
+        }
+        if let Some(dial) = leg.dial {
+            self.by_socket.remove(&dial.socket);
+            self.released.push(dial.socket);
         }
     }
 
@@ -139,7 +143,10 @@ impl Engine {
         }
         for index in 0..self.legs[key].outgoing.len() {
             let Some(outgoing) = &self.legs[key].outgoing[index] else { continue };
-            let stays = plan.lines.iter().any(|line| line.mid == outgoing.mid && line.send.is_some());
+            let stays = plan.lines.iter().any(|line| {
+                let layers = line.send.iter().enumerate();
+                line.mid == outgoing.mid && layers.map(place_in_line).any(|layer| layer == outgoing.layer)
+            });
             if !stays {
                 self.end_outgoing(key, index);
             }
@@ -148,8 +155,9 @@ impl Engine {
             if let Some(receive) = line.receive {
                 self.receive_on(key, &line.mid, line.kind, receive);
             }
-            if let Some(transmit) = line.send {
-                self.transmit_on(key, &line.mid, transmit);
+            for (index, transmit) in line.send.into_iter().enumerate() {
+                let layer = place_in_line((index, &transmit));
+                self.transmit_on(key, &line.mid, layer, transmit);
             }
         }
     }
@@ -170,14 +178,14 @@ impl Engine {
             (Some(index), Some(track)) => {
                 let mut fresh = Track::new(mid.to_owned(), kind, receive);
                 fresh.size = track.size;
+                fresh.flows = track.flows;
                 fresh.subscribers = std::mem::take(&mut track.subscribers);
                 leg.streams.retain(|_, stream| stream.layer.track != index);
                 let subscribers = fresh.subscribers.clone();
                 leg.tracks[index] = Some(Box::new(fresh));
                 for (leg, outgoing) in subscribers {
                     if let Some(outgoing) = &mut self.legs[leg].outgoing[outgoing] {
-                        outgoing.current = None;
-                        outgoing.rewriter.stop();
+                        outgoing.pause();
                     }
                 }
                 index
@@ -223,13 +231,14 @@ impl Engine {
         }
     }
 
-    fn transmit_on(&mut self, key: usize, mid: &str, transmit: Transmit) {
+    fn transmit_on(&mut self, key: usize, mid: &str, layer: Option<usize>, transmit: Transmit) {
         let first_index = self.random() & 0x7fff; // below 2^15: room to reorder before the first wrap (RFC 3711, 3.3.1)
         let first_repair = self.random() & 0x7fff;
         let timestamp_offset = self.random() as u32;
         let leg = &mut self.legs[key];
         let codec = leg.codec(transmit.pt);
-        let index = leg.outgoing_on(mid);
+        let has_layer = |index: &usize| leg.outgoing[*index].as_ref().is_some_and(|outgoing| outgoing.layer == layer);
+        let index = leg.outgoing_on(mid).into_iter().find(has_layer);
         if let Some(index) = index
             && let Some(outgoing) = &mut leg.outgoing[index]
             && outgoing.transmit.ssrc == transmit.ssrc
@@ -246,9 +255,10 @@ impl Engine {
         let resumed = |ssrc: u32, first: u64| leg.positions.get(&ssrc).copied().unwrap_or(first);
         let outgoing = Box::new(Outgoing {
             mid: mid.to_owned(),
+            layer,
             codec,
             source: before.as_ref().and_then(|before| before.source),
-            size: before.as_ref().and_then(|before| before.size),
+            sizes: before.as_ref().map_or_else(Vec::new, |before| before.sizes.clone()),
             current: None,
             target: before.as_ref().and_then(|before| before.target),
             rewriter: Rewriter::new(resumed(transmit.ssrc, first_index), timestamp_offset),
@@ -257,6 +267,7 @@ impl Engine {
             packets: 0,
             octets: 0,
             report: RemoteReport::default(),
+            doubled: false,
             transmit,
         });
         let ssrc = outgoing.transmit.ssrc;
@@ -307,13 +318,18 @@ impl Engine {
         self.select(now, key, index);
     }
 
-    fn forward(&mut self, now: Time, to: (LegId, &str), from: (LegId, &str), size: Option<Size>) {
+    fn forward(&mut self, now: Time, to: (LegId, &str), from: (LegId, &str), sizes: &[Option<Size>]) {
         let (Some(&key), Some(&source)) = (self.by_id.get(&to.0), self.by_id.get(&from.0)) else { return };
-        let Some(index) = self.legs[key].outgoing_on(to.1) else { return };
         let Some(track) = self.legs[source].track_on(from.1) else { return };
-        let Some(outgoing) = &mut self.legs[key].outgoing[index] else { return };
-        outgoing.size = size;
-        if outgoing.source != Some((source, track)) {
+        if sizes.is_empty() {
+            return self.stop_forward(to.0, to.1);
+        }
+        for index in self.legs[key].outgoing_on(to.1) {
+            let Some(outgoing) = &mut self.legs[key].outgoing[index] else { continue };
+            outgoing.sizes = sizes.to_vec();
+            if outgoing.source == Some((source, track)) {
+                continue;
+            }
             self.detach(key, index);
             if let Some(outgoing) = &mut self.legs[key].outgoing[index] {
                 outgoing.source = Some((source, track));
@@ -323,6 +339,13 @@ impl Engine {
             }
         }
         self.select(now, source, track);
+    }
+
+    fn stop_forward(&mut self, leg: LegId, mid: &str) {
+        let Some(&key) = self.by_id.get(&leg) else { return };
+        for index in self.legs[key].outgoing_on(mid) {
+            self.detach(key, index);
+        }
     }
 
     /// Ends what is sent on a line; the line stays.
@@ -336,6 +359,11 @@ impl Engine {
             track.subscribers.retain(|subscriber| *subscriber != (key, index));
         }
     }
+}
+
+/// The place of a stream among its line's simulcast layers, if it is one.
+fn place_in_line((index, transmit): (usize, &Transmit)) -> Option<usize> {
+    transmit.rid.as_ref().map(|_| index)
 }
 
 /// Remembers where a sent source stopped: should it come back under the same keys, it goes on from there.

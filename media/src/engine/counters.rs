@@ -25,7 +25,7 @@ counters! {
     rtcp_in: "RTCP compounds let in.",
     rtcp_out: "RTCP compounds sent.",
     stun_in: "Authenticated STUN binding requests.",
-    stun_rejected: "STUN messages that were malformed, unauthenticated or no request: dropped.",
+    stun_rejected: "STUN messages that were malformed, unauthenticated or never asked for: dropped.",
     stun_role_conflict: "Binding requests answered with 487.",
     latched: "Times that a leg's address was latched or changed.",
     latch_refused: "Nominations of an address that another live leg has.",
@@ -57,4 +57,9 @@ counters! {
     layer_switches: "Forwards that went over to another layer.",
     speaker_changes: "Changes of a group's dominant speaker.",
     ice_lost: "Legs whose peer stopped proving its consent.",
+    ice_failed: "Legs that dialled a peer none of whose addresses answered.",
+    ice_checks_out: "Binding requests sent by legs that dial.",
+    ice_answers_in: "Authenticated answers to them.",
+    trunk_out: "Packets sent on simulcast lines, repeats not included.",
+    trunk_out_distinct: "... without those that another line of the same leg carries as well.",
 }

@@ -85,7 +85,7 @@ impl Engine {
                 let span = middle.wrapping_sub(block.last_sr).wrapping_sub(block.delay);
                 let micros = (u64::from(span) * SECOND) >> 16;
                 if micros <= MAX_ROUND_TRIP {
-                    leg.round_trip = Some(leg.round_trip.map_or(micros, |known| (7 * known + micros) / 8));
+                    leg.note_round_trip(micros);
                 }
             }
         }

@@ -1,4 +1,4 @@
-//! The ICE-lite agent of one leg: credentials, the latched address, and the peer's consent (RFC 8445, RFC 7675).
+//! The ICE agent of one leg, lite unless it dials: credentials, the latched address, and the peer's consent (RFC 8445, RFC 7675).
 
 use super::outbox::Path;
 use crate::proto::stun::Password;
@@ -73,7 +73,7 @@ impl Agent {
         Some(std::mem::replace(&mut self.present, next).ufrag)
     }
 
-    /// An authenticated request came over `path`.
+    /// An authenticated request, or answer, came over `path`.
     pub fn on_request(&mut self, path: Path, nominated: bool, now: Time) -> Latch {
         if self.path == Some(path) {
             self.consented = now;

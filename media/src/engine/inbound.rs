@@ -235,10 +235,6 @@ impl Engine {
             let before = (layer.flow.flows(newest), layer.flow.measured());
             let begins = layer.flow.on_packet(packet.timestamp, packet.key_frame, now);
             reselect = before != (true, layer.flow.measured());
-            if packet.key_frame.is_some() {
-                layer.key_frames.settle();
-                self.counters.key_frames += 1;
-            }
             if begins {
                 let siblings = track.layers.iter_mut().enumerate().filter(|(index, _)| *index != place.layer);
                 siblings.for_each(|(_, sibling)| sibling.flow.on_sibling_frame());
@@ -252,6 +248,12 @@ impl Engine {
         }
         if reselect {
             self.select(now, key, place.track);
+        }
+        if packet.key_frame.is_some() {
+            self.counters.key_frames += 1;
+            if let Some(layer) = self.legs[key].layer_mut(place) {
+                layer.key_frames.settle(); // whoever just chose this layer gets it with this very packet
+            }
         }
         self.route(now, key, place, &Arc::new(packet));
     }

@@ -3,13 +3,14 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
+use super::dial::Dial;
 use super::ice::Agent;
 use super::plan::{GroupId, Kind, LegId, Receive, Transmit};
 use crate::proto::extensions::ExtensionIds;
 use crate::proto::transport_cc::Recorder;
 use crate::route::cache::Cache;
 use crate::route::key_frames::KeyFrames;
-use crate::route::layers::{Choice, Flow, Size};
+use crate::route::layers::{Choice, Flow, Size, choose};
 use crate::route::missing::Missing;
 use crate::route::packet::{Codec, Packet};
 use crate::route::reception::{Reception, SenderClock};
@@ -119,6 +120,8 @@ pub struct Track {
     pub size: Option<Size>,
     /// When the last packet with media came.
     pub newest: Option<Time>,
+    /// The control plane was told that it flows.
+    pub flows: bool,
     /// Who gets it.
     pub subscribers: Vec<OutgoingKey>,
 }
@@ -128,7 +131,7 @@ impl Track {
     pub fn new(mid: String, kind: Kind, receive: Receive) -> Self {
         let count = receive.rids.len().clamp(1, MAX_LAYERS);
         let layers = std::iter::repeat_with(Layer::default).take(count).collect();
-        Self { mid, kind, receive, layers, size: None, newest: None, subscribers: Vec::new() }
+        Self { mid, kind, receive, layers, size: None, newest: None, flows: false, subscribers: Vec::new() }
     }
 
     /// The layer of a rid; a track with one layer needs none.
@@ -156,19 +159,22 @@ pub struct RemoteReport {
     pub fraction_lost: u8,
 }
 
-/// What is sent to a leg on one line.
+/// One stream that is sent to a leg: all that is sent on a line, or one layer of a simulcast.
 #[derive(Debug)]
 pub struct Outgoing {
     /// Its line.
     pub mid: String,
+    /// Its place among the line's simulcast layers, whose only source layer it carries; `None`: it carries one after the
+    /// other, whichever fits.
+    pub layer: Option<usize>,
     /// What was negotiated of it.
     pub transmit: Transmit,
     /// The codec of its payload type.
     pub codec: Option<Codec>,
     /// The track that it shows: the publishing leg's and the track's place.
     pub source: Option<(usize, usize)>,
-    /// The size that the subscriber shows.
-    pub size: Option<Size>,
+    /// The sizes that are shown beyond the line; `None`: the best.
+    pub sizes: Vec<Option<Size>>,
     /// The layer it gets, and that layer's epoch.
     pub current: Option<(usize, u32)>,
     /// The layer it should get.
@@ -185,15 +191,40 @@ pub struct Outgoing {
     pub octets: u32,
     /// What the peer told of it.
     pub report: RemoteReport,
+    /// Another stream to the same leg carries the same layer of the same track.
+    pub doubled: bool,
 }
 
 impl Outgoing {
+    /// The source layer that it should carry now: of a simulcast only its own one, while one of the sizes takes it.
+    pub fn choose(&self, track: &Track, choices: &[Choice]) -> Option<usize> {
+        let mut chosen = self.sizes.iter().filter_map(|size| choose(choices, *size));
+        match self.layer {
+            None => chosen.min(), // the highest serves all
+            Some(place) => {
+                let named = track.receive.rids.iter().position(|rid| Some(rid) == self.transmit.rid.as_ref());
+                let own = named.unwrap_or(place);
+                chosen.find(|chosen| *chosen == own)
+            }
+        }
+    }
+
+    /// It carries the layer that it should.
+    pub fn has_target(&self, track: &Track) -> bool {
+        self.target.is_some_and(|target| self.current == Some((target, track.layers[target].epoch)))
+    }
+
+    /// Sends nothing until the next entry; what was sent can still be repeated.
+    pub fn pause(&mut self) {
+        self.current = None;
+        self.rewriter.stop();
+    }
+
     /// Shows nothing from now on.
     pub fn detach(&mut self) {
         self.source = None;
-        self.current = None;
         self.target = None;
-        self.rewriter.stop();
+        self.pause();
         self.cache.clear();
     }
 }
@@ -267,6 +298,8 @@ pub struct Leg {
     pub group: Option<GroupId>,
     /// Its ICE agent.
     pub ice: Agent,
+    /// The part of the agent that asks, of a leg that dials.
+    pub dial: Option<Dial>,
     /// Its SRTP keys.
     pub keys: Option<Keys>,
     /// SRTP packets that came before the keys.
@@ -310,6 +343,7 @@ impl Leg {
             id,
             group: None,
             ice,
+            dial: None,
             keys: None,
             early: Vec::new(),
             dtls: DtlsBudget::new(now),
@@ -343,9 +377,16 @@ impl Leg {
         self.tracks.iter().position(|track| track.as_ref().is_some_and(|track| track.mid == mid))
     }
 
-    /// The place of what is sent on a line.
-    pub fn outgoing_on(&self, mid: &str) -> Option<usize> {
-        self.outgoing.iter().position(|outgoing| outgoing.as_ref().is_some_and(|outgoing| outgoing.mid == mid))
+    /// The places of what is sent on a line.
+    pub fn outgoing_on(&self, mid: &str) -> Vec<usize> {
+        let outgoing = self.outgoing.iter().enumerate();
+        let on_line = outgoing.filter(|(_, outgoing)| outgoing.as_ref().is_some_and(|outgoing| outgoing.mid == mid));
+        on_line.map(|(index, _)| index).collect()
+    }
+
+    /// Takes a measured round trip into the mean.
+    pub fn note_round_trip(&mut self, micros: u64) {
+        self.round_trip = Some(self.round_trip.map_or(micros, |known| (7 * known + micros) / 8));
     }
 
     /// A layer, unless its track ended.
@@ -354,7 +395,7 @@ impl Leg {
     }
 }
 
-/// Puts a value in the first empty place.
+/// Puts a value in the first empty place, and gives that.
 pub fn place<T>(places: &mut Vec<Option<T>>, value: T) -> usize {
     match places.iter().position(Option::is_none) {
         Some(index) => {

@@ -8,6 +8,7 @@
 
 mod control;
 pub mod counters;
+mod dial;
 mod feedback;
 mod ice;
 mod inbound;
@@ -21,37 +22,46 @@ mod tests;
 
 use std::collections::{HashMap, VecDeque};
 use std::mem;
+use std::net::SocketAddr;
 
 use slab::Slab;
 
 use counters::Counters;
+use dial::{Answered, Dial, Due};
 use ice::Latch;
 use leg::Leg;
+pub(crate) use leg::place;
 use outbox::{Outbox, Path};
 pub use plan::Command;
 use plan::{GroupId, LegId};
 
 use crate::proto::demux::{Class, classify};
-use crate::proto::stun::Request;
+use crate::proto::stun::{Answer, Request};
 use crate::route::speaker::Speakers;
 use crate::time::{MILLISECOND, Time, WallClock};
 
 /// How often periodic work is looked at: NACKs, key-frame requests, feedback, reports.
 const TICK: u64 = 10 * MILLISECOND;
+/// A published track without a packet for this long does not flow: it may be had from elsewhere.
+const SILENCE: u64 = 500 * MILLISECOND;
 /// Larger datagrams are not looked at.
 pub const MAX_DATAGRAM: usize = 2048;
 
 /// What the control plane is told.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Event {
-    /// An authenticated nomination latched the leg's first address.
+    /// An authenticated nomination, the peer's or an answered one of ours, latched the leg's first address.
     IceConnected(LegId),
+    /// No address of the peer that the leg dials answered in time.
+    IceFailed(LegId),
     /// The peer stopped proving its consent.
     IceLost(LegId),
     /// A DTLS datagram from the latched address.
     Dtls(LegId, Vec<u8>),
     /// The line of the group's new dominant speaker.
     Speaker(LegId, String),
+    /// Whether media flows on this published line: it began, or paused.
+    Flow(LegId, String, bool),
 }
 
 /// The media core's state and rules.
@@ -62,6 +72,8 @@ pub struct Engine {
     by_id: HashMap<LegId, usize>,
     by_ufrag: HashMap<String, usize>,
     by_path: HashMap<Path, usize>,
+    by_socket: HashMap<usize, usize>, // sockets of legs that dial
+    released: Vec<usize>,
     speakers: HashMap<GroupId, Speakers<(usize, usize)>>,
     events: VecDeque<Event>,
     ticked: Time,
@@ -82,6 +94,8 @@ impl Engine {
             by_id: HashMap::new(),
             by_ufrag: HashMap::new(),
             by_path: HashMap::new(),
+            by_socket: HashMap::new(),
+            released: Vec::new(),
             speakers: HashMap::new(),
             events: VecDeque::new(),
             ticked: Time::default(),
@@ -96,6 +110,11 @@ impl Engine {
         mem::take(&mut self.events)
     }
 
+    /// Sockets of `Command::Connect` that no leg uses any more, once what waits in the outbox is sent.
+    pub fn take_released(&mut self) -> Vec<usize> {
+        mem::take(&mut self.released)
+    }
+
     /// When `tick` is to be called next; `None` while there is nothing to do.
     pub fn deadline(&self) -> Option<Time> {
         (!self.legs.is_empty()).then(|| self.ticked + TICK)
@@ -105,7 +124,10 @@ impl Engine {
     pub fn datagram(&mut self, now: Time, path: Path, datagram: &mut [u8]) {
         let class = if datagram.len() <= MAX_DATAGRAM { classify(datagram) } else { Class::Other };
         match class {
-            Class::Stun => self.on_stun(now, path, datagram),
+            Class::Stun => match self.by_socket.get(&path.socket) {
+                Some(&leg) => self.on_answer(now, leg, path, datagram),
+                None => self.on_stun(now, path, datagram),
+            },
             Class::Other => self.counters.dropped_unknown_protocol += 1,
             class => match (self.by_path.get(&path).copied(), class) {
                 (None, _) => self.counters.dropped_unknown_address += 1,
@@ -126,8 +148,12 @@ impl Engine {
             if let Some(path) = self.legs[key].ice.expire(now) {
                 self.by_path.remove(&path);
                 self.counters.ice_lost += 1;
-                self.events.push_back(Event::IceLost(self.legs[key].id));
+                let leg = &mut self.legs[key];
+                self.events.push_back(Event::IceLost(leg.id));
+                leg.dial.iter_mut().for_each(Dial::end);
             }
+            self.check_connectivity(now, key);
+            self.watch_flow(now, key);
             if now >= self.legs[key].timers.selection {
                 self.legs[key].timers.selection = now + selection::INTERVAL;
                 self.select_all(now, key);
@@ -186,6 +212,83 @@ impl Engine {
             self.by_ufrag.remove(&ended);
         }
         self.latch(now, key, path, request.use_candidate);
+    }
+
+    /// Carries out `Command::Connect`: from now on nobody reaches the leg but over its own socket.
+    fn connect(&mut self, now: Time, leg: LegId, socket: usize, (ufrag, pwd): (&str, &str), candidates: &[SocketAddr]) {
+        let tie_breaker = self.random();
+        let Some(&key) = self.by_id.get(&leg) else {
+            self.released.push(socket);
+            return;
+        };
+        let leg = &mut self.legs[key];
+        for ufrag in leg.ice.ufrags() {
+            self.by_ufrag.remove(ufrag);
+        }
+        if let Some(path) = leg.ice.path() {
+            leg.ice.unlatch();
+            self.by_path.remove(&path);
+        }
+        let local = leg.ice.ufrags().next().unwrap_or_default();
+        let dial = Dial::new(socket, (local, ufrag, pwd), candidates, tie_breaker, now);
+        if let Some(before) = leg.dial.replace(dial) {
+            self.by_socket.remove(&before.socket);
+            self.released.push(before.socket);
+        }
+        self.by_socket.insert(socket, key);
+    }
+
+    /// Sends the check that a leg which dials is to send now, if any.
+    fn check_connectivity(&mut self, now: Time, key: usize) {
+        if self.legs[key].dial.is_none() {
+            return;
+        }
+        let mut id = [0; 12];
+        id[..8].copy_from_slice(&self.random().to_be_bytes());
+        id[8..].copy_from_slice(&(self.random() as u32).to_be_bytes());
+        let jitter = self.random();
+        let leg = &mut self.legs[key];
+        let Some(dial) = &mut leg.dial else { return };
+        match dial.due(now, jitter) {
+            Due::Nothing => {}
+            Due::Check(peer) => {
+                let start = self.outbox.start();
+                dial.write_check(now, peer, id, &mut self.outbox.bytes);
+                self.outbox.commit(start, Path { socket: dial.socket, peer });
+                self.counters.ice_checks_out += 1;
+            }
+            Due::Failed => {
+                self.counters.ice_failed += 1;
+                self.events.push_back(Event::IceFailed(leg.id));
+            }
+        }
+    }
+
+    /// A leg that dials takes answers to its checks, nothing else: its peer is a lite agent, which asks nothing.
+    fn on_answer(&mut self, now: Time, key: usize, path: Path, datagram: &[u8]) {
+        let leg = &mut self.legs[key];
+        let answer = Answer::parse(datagram).ok();
+        let answered = answer.zip(leg.dial.as_mut()).map(|(answer, dial)| dial.on_answer(now, path.peer, &answer));
+        match answered {
+            None | Some(Answered::Refused) => self.counters.stun_rejected += 1,
+            Some(Answered::Taken { round_trip, connected }) => {
+                self.counters.ice_answers_in += 1;
+                leg.note_round_trip(round_trip);
+                self.latch(now, key, path, connected);
+            }
+        }
+    }
+
+    /// Tells which published tracks began or ceased to flow.
+    fn watch_flow(&mut self, now: Time, key: usize) {
+        let leg = &mut self.legs[key];
+        for track in leg.tracks.iter_mut().flatten() {
+            let flows = track.newest.is_some_and(|newest| now.since(newest) < SILENCE);
+            if flows != track.flows {
+                track.flows = flows;
+                self.events.push_back(Event::Flow(leg.id, track.mid.clone(), flows));
+            }
+        }
     }
 
     fn latch(&mut self, now: Time, key: usize, path: Path, nominated: bool) {

@@ -68,8 +68,9 @@ impl Engine {
                 ssrc,
                 padding: false,
             };
-            let mid = outgoing.mid.as_str();
-            let header = write_header(now, &mut out.bytes, fixed, mid, &packet, leg.extensions, &mut leg.transport_seq);
+            let names = outgoing.names(Extension::RepairedRid);
+            let header =
+                write_header(now, &mut out.bytes, fixed, names, &packet, leg.extensions, &mut leg.transport_seq);
             out.bytes.extend_from_slice(&seq.to_be_bytes());
             write_payload(&mut out.bytes, &packet, rewritten);
             keys.protector.protect_rtp(&mut out.bytes, start, header, ssrc, repair);
@@ -126,6 +127,8 @@ fn deliver(
     let mut send = |packet: &Arc<Packet>| {
         if let Some(length) = send(now, &mut target, outgoing, packet, outbox) {
             counters.forwarded += 1;
+            counters.trunk_out += u64::from(outgoing.layer.is_some());
+            counters.trunk_out_distinct += u64::from(outgoing.layer.is_some() && !outgoing.doubled);
             counters.rtp_out += 1;
             counters.rtp_out_bytes += length as u64;
             leg.counters.packets_out += 1;
@@ -139,7 +142,9 @@ fn deliver(
     }
 }
 
-/// Whether a subscriber goes over to a layer at its entry: its target, or while it has nothing, something smaller first.
+/// Whether a stream goes over to a layer at its entry: its target, or while it shows nothing, something smaller first.
+///
+/// A simulcast layer waits for its own.
 fn may_enter(outgoing: &Outgoing, track: &Track, layer: usize) -> bool {
     let Some(target) = outgoing.target else {
         return false;
@@ -147,7 +152,7 @@ fn may_enter(outgoing: &Outgoing, track: &Track, layer: usize) -> bool {
     let has_picture = outgoing.current.is_some_and(|(current, epoch)| {
         track.layers.get(current).is_some_and(|layer| layer.epoch == epoch && layer.flow.flows(track.newest))
     });
-    layer == target || (!has_picture && layer > target)
+    layer == target || (!has_picture && layer > target && outgoing.layer.is_none())
 }
 
 /// Ticks from the newest packet sent to this one, the first of another layer or source.
@@ -193,7 +198,8 @@ fn send(
         ssrc: transmit.ssrc,
         padding: packet.is_padding(),
     };
-    let header = write_header(now, out, fixed, &outgoing.mid, packet, target.extensions, target.transport_seq);
+    let names = outgoing.names(Extension::Rid);
+    let header = write_header(now, out, fixed, names, packet, target.extensions, target.transport_seq);
     let kept = transmit.rtx.is_none().then(|| Box::from(&out[start..]));
     write_payload(out, packet, rewritten);
     outgoing.packets = outgoing.packets.wrapping_add(1);
@@ -205,12 +211,25 @@ fn send(
     Some(outbox.commit(start, target.path))
 }
 
+/// What a packet says of where it belongs: the line, and the simulcast layer by one of RFC 8852's two extensions.
+#[derive(Clone, Copy)]
+struct Names<'a> {
+    mid: &'a str,
+    rid: Option<(Extension, &'a str)>,
+}
+
+impl Outgoing {
+    fn names(&self, layer: Extension) -> Names<'_> {
+        Names { mid: &self.mid, rid: self.transmit.rid.as_deref().map(|rid| (layer, rid)) }
+    }
+}
+
 /// Writes the header with this subscriber's extensions. Gives its length.
 fn write_header(
     now: Time,
     out: &mut Vec<u8>,
     fixed: FixedHeader,
-    mid: &str,
+    names: Names<'_>,
     packet: &Packet,
     ids: ExtensionIds,
     transport_seq: &mut u16,
@@ -220,14 +239,16 @@ fn write_header(
     let transport = transport_seq.to_be_bytes();
     let level = [packet.audio_level.unwrap_or(0)];
     let orientation = [packet.orientation.unwrap_or(0)];
-    let wanted: [(Extension, Option<&[u8]>); 5] = [
-        (Extension::Mid, Some(mid.as_bytes()).filter(|mid| (1..=MAX_MID).contains(&mid.len()))),
+    let (rid_extension, rid) = names.rid.unzip();
+    let wanted: [(Extension, Option<&[u8]>); 6] = [
+        (Extension::Mid, Some(names.mid.as_bytes()).filter(|mid| (1..=MAX_MID).contains(&mid.len()))),
+        (rid_extension.unwrap_or(Extension::Rid), rid.map(str::as_bytes)),
         (Extension::AbsSendTime, Some(&send_time)),
         (Extension::TransportCc, Some(&transport)),
         (Extension::AudioLevel, packet.audio_level.map(|_| &level[..])),
         (Extension::VideoOrientation, packet.orientation.map(|_| &orientation[..])),
     ];
-    let mut elements: [(u8, &[u8]); 5] = [(0, &[]); 5];
+    let mut elements: [(u8, &[u8]); 6] = [(0, &[]); 6];
     let mut count = 0;
     for (extension, value) in wanted {
         if let (Some(id), Some(value)) = (ids.id(extension), value) {

@@ -1,5 +1,7 @@
 //! What the control plane tells the engine: a leg's negotiated session, and commands.
 
+use std::net::SocketAddr;
+
 use crate::route::layers::Size;
 use crate::srtp::{Master, Profile};
 
@@ -39,7 +41,7 @@ pub struct Receive {
     pub ssrcs: Vec<(u32, Option<u32>)>,
 }
 
-/// What is sent to the peer on a line.
+/// One stream that is sent to the peer.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Transmit {
     /// Source of the media.
@@ -50,6 +52,8 @@ pub struct Transmit {
     pub pt: u8,
     /// CNAME of the source.
     pub cname: String,
+    /// It is this layer of a simulcast (RFC 8851).
+    pub rid: Option<String>,
 }
 
 /// One m-line with media.
@@ -61,8 +65,8 @@ pub struct Line {
     pub kind: Kind,
     /// The peer sends on it.
     pub receive: Option<Receive>,
-    /// The focus sends on it.
-    pub send: Option<Transmit>,
+    /// The focus sends on it: one stream, or each layer of a simulcast as its own, highest first (RFC 8853).
+    pub send: Vec<Transmit>,
 }
 
 /// A leg's negotiated session; always the whole of it.
@@ -87,6 +91,19 @@ pub enum Command {
         ufrag: String,
         /// Its local password.
         pwd: String,
+    },
+    /// The leg's peer is an ICE-lite agent that this side is to reach, over a socket of the leg's own.
+    Connect {
+        /// The leg, added before.
+        leg: LegId,
+        /// The socket's place; it belongs to the leg until the engine releases it.
+        socket: usize,
+        /// The peer's ufrag.
+        ufrag: String,
+        /// The peer's password.
+        pwd: String,
+        /// Where the peer says it is, best first.
+        candidates: Vec<SocketAddr>,
     },
     /// ICE restart: the old credentials hold until the new ones are used (RFC 8445, section 9).
     SetCredentials {
@@ -143,7 +160,7 @@ pub enum Command {
         /// Full size of the picture.
         size: Option<Size>,
     },
-    /// Sends a published line on a subscriber's line; repeated, it changes the size only.
+    /// Sends a published line on a subscriber's line; repeated, it changes the sizes only.
     Forward {
         /// The subscribing leg.
         leg: LegId,
@@ -153,8 +170,9 @@ pub enum Command {
         source_leg: LegId,
         /// Its line.
         source_mid: String,
-        /// The size that the subscriber shows; `None`: the best.
-        size: Option<Size>,
+        /// The sizes that are shown beyond this line; `None`: the best. A participant's line has one, a simulcast line
+        /// carries the layer of each, and without any nothing is sent.
+        sizes: Vec<Option<Size>>,
     },
     /// Ends a forward.
     StopForward {

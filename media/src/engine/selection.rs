@@ -1,7 +1,7 @@
 //! Gives each subscriber of a track the layer it should have, and asks for the key frames that this takes.
 
 use super::Engine;
-use crate::route::layers;
+use super::leg::{Outgoing, Track};
 use crate::time::{MILLISECOND, SECOND, Time};
 
 /// How often the choice is looked at again, besides when something changes.
@@ -28,18 +28,54 @@ impl Engine {
                 layer.key_frames.settle();
             }
         }
+        let mut simulcast = false;
         for &(leg, outgoing) in &track.subscribers {
             if group.is_none() || self.legs[leg].group != group {
                 continue;
             }
             let Some(outgoing) = &mut self.legs[leg].outgoing[outgoing] else { continue };
-            let Some(target) = layers::choose(&choices, outgoing.size) else { continue };
-            outgoing.target = Some(target);
-            let layer = &mut track.layers[target];
-            if outgoing.current != Some((target, layer.epoch)) && !paused {
-                layer.key_frames.want();
+            simulcast |= outgoing.layer.is_some();
+            match outgoing.choose(&track, &choices) {
+                Some(target) => {
+                    outgoing.target = Some(target);
+                    if !outgoing.has_target(&track) && !paused {
+                        track.layers[target].key_frames.want();
+                    }
+                }
+                None if outgoing.layer.is_some() => outgoing.target = None,
+                None => {}
             }
         }
+        if simulcast {
+            self.stop_unwanted(&track);
+        }
         self.legs[key].tracks[index] = Some(track);
+    }
+
+    /// Ends the simulcast layers that nobody takes any more, once those that take their place began.
+    fn stop_unwanted(&mut self, track: &Track) {
+        let all = track.subscribers.iter();
+        let streams: Vec<_> = all.filter_map(|&(leg, index)| Some((leg, index, self.simulcast(leg, index)?))).collect();
+        let mut changes = Vec::new();
+        for &(leg, index, stream) in &streams {
+            let mut siblings = streams.iter().filter(|(other, _, sibling)| *other == leg && sibling.mid == stream.mid);
+            let waits = siblings.any(|(_, _, sibling)| sibling.target.is_some() && !sibling.has_target(track));
+            let mut before = streams.iter().take_while(|(other, place, _)| (*other, *place) != (leg, index));
+            let same = |before: &Outgoing| before.target.is_some() && before.target == stream.target;
+            let doubled = before.any(|(other, _, before)| *other == leg && same(before));
+            changes.push((leg, index, stream.target.is_none() && !waits, doubled));
+        }
+        for (leg, index, stops, doubled) in changes {
+            if let Some(outgoing) = &mut self.legs[leg].outgoing[index] {
+                outgoing.doubled = doubled;
+                if stops && outgoing.current.is_some() {
+                    outgoing.pause();
+                }
+            }
+        }
+    }
+
+    fn simulcast(&self, leg: usize, index: usize) -> Option<&Outgoing> {
+        self.legs[leg].outgoing[index].as_deref().filter(|outgoing| outgoing.layer.is_some())
     }
 }

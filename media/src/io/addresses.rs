@@ -26,6 +26,27 @@ pub fn bind(binds: &[SocketAddr]) -> io::Result<Vec<UdpSocket>> {
     Ok(sockets)
 }
 
+/// Binds a socket of its own to dial these addresses from: where `binds` fit the first that they can reach.
+///
+/// Gives it with the addresses that it can reach, which may be none.
+pub fn bind_to_dial(binds: &[SocketAddr], candidates: &[SocketAddr]) -> io::Result<(UdpSocket, Vec<SocketAddr>)> {
+    let candidates: Vec<_> =
+        candidates.iter().map(|address| SocketAddr::new(address.ip().to_canonical(), address.port())).collect();
+    let reaches = |bind: &SocketAddr, peer: &SocketAddr| bind.is_ipv4() == peer.is_ipv4();
+    let first = candidates.iter().find(|peer| binds.iter().any(|bind| reaches(bind, peer)));
+    let fits = |bind: &&SocketAddr| {
+        first.is_none_or(|peer| {
+            let near = bind.ip().is_unspecified() || bind.ip().is_loopback() == peer.ip().is_loopback();
+            reaches(bind, peer) && near
+        })
+    };
+    let other = || binds.iter().find(|bind| first.is_some_and(|peer| reaches(bind, peer)));
+    let bind = binds.iter().find(fits).or_else(other);
+    let bind = bind.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "no address to bind"))?;
+    let socket = bind_one(SocketAddr::new(bind.ip(), 0))?;
+    Ok((socket, candidates.into_iter().filter(|peer| reaches(bind, peer)).collect()))
+}
+
 fn bind_everywhere(port: u16) -> io::Result<Vec<UdpSocket>> {
     let addresses = sys::local_ipv4_addresses()?;
     let attempt = || -> io::Result<Vec<UdpSocket>> {

@@ -12,7 +12,7 @@ mod thread;
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -47,6 +47,7 @@ pub struct Unavailable;
 
 enum Message {
     Command(Command),
+    Connect(Connect),
     /// Carried out, and all earlier output sent, before it is acknowledged.
     Synchronous(Command, SyncSender<()>),
     Stats(SyncSender<Stats>),
@@ -54,6 +55,15 @@ enum Message {
     Stop,
     #[cfg(test)]
     Panic,
+}
+
+/// `Command::Connect` with the socket that gets its place in the thread.
+struct Connect {
+    socket: UdpSocket,
+    leg: LegId,
+    ufrag: String,
+    pwd: String,
+    candidates: Vec<SocketAddr>,
 }
 
 /// What the threads and the handle share. Nothing here is touched per packet.
@@ -101,6 +111,7 @@ impl Shared {
 /// A running media core.
 pub struct MediaCore {
     shared: Arc<Shared>,
+    binds: Vec<SocketAddr>,
     local: Vec<SocketAddr>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -111,7 +122,7 @@ impl MediaCore {
     /// A port of 0 is chosen by the system, the same one for all addresses of one 0.0.0.0.
     pub fn start(binds: &[SocketAddr]) -> io::Result<Self> {
         let sockets = addresses::bind(binds)?;
-        let local = sockets.iter().map(std::net::UdpSocket::local_addr).collect::<io::Result<Vec<_>>>()?;
+        let local = sockets.iter().map(UdpSocket::local_addr).collect::<io::Result<Vec<_>>>()?;
         let shared = Arc::new(Shared {
             inbox: Mutex::default(),
             wake: EventFd::new()?,
@@ -121,7 +132,7 @@ impl MediaCore {
             stopped: AtomicBool::new(false),
         });
         let thread = thread::spawn(sockets, Arc::clone(&shared))?;
-        Ok(Self { shared, local, thread: Mutex::new(Some(thread)) })
+        Ok(Self { shared, binds: binds.to_vec(), local, thread: Mutex::new(Some(thread)) })
     }
 
     /// The addresses that are bound.
@@ -146,6 +157,22 @@ impl MediaCore {
         self.check()?;
         self.shared.post(Message::Command(command));
         Ok(())
+    }
+
+    /// Binds a socket for a leg that was added, and queues that it dials these addresses from it.
+    ///
+    /// The inner error is that of the socket.
+    pub fn connect(
+        &self,
+        leg: LegId,
+        ufrag: String,
+        pwd: String,
+        candidates: &[SocketAddr],
+    ) -> Result<io::Result<()>, Unavailable> {
+        self.check()?;
+        Ok(addresses::bind_to_dial(&self.binds, candidates).map(|(socket, candidates)| {
+            self.shared.post(Message::Connect(Connect { socket, leg, ufrag, pwd, candidates }));
+        }))
     }
 
     /// Queues a command and waits until it was carried out and everything before it was sent.

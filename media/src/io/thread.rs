@@ -10,9 +10,9 @@ use std::thread::JoinHandle;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use super::sys::{self, BATCH, Receiver};
-use super::{Message, Notice, Shared, lock};
-use crate::engine::Engine;
+use super::{Connect, Message, Notice, Shared, lock};
 use crate::engine::outbox::Path;
+use crate::engine::{Command, Engine, place};
 use crate::time::{Time, WallClock};
 
 /// Seconds from NTP's epoch to Unix's.
@@ -45,6 +45,7 @@ pub fn spawn(sockets: Vec<UdpSocket>, shared: Arc<Shared>) -> io::Result<JoinHan
     aws_lc_rs::rand::fill(&mut seed).map_err(|_| io::Error::other("no randomness"))?;
     let engine = Engine::new(wall, u64::from_ne_bytes(seed));
     let counters = Counters::default();
+    let sockets = sockets.into_iter().map(Some).collect();
     let mut worker = Worker { sockets, shared: Arc::clone(&shared), engine, started, counters };
     std::thread::Builder::new().name("media".into()).spawn(move || {
         match catch_unwind(AssertUnwindSafe(|| worker.run())) {
@@ -61,7 +62,7 @@ fn panic_message(panic: &(dyn Any + Send)) -> &str {
 }
 
 struct Worker {
-    sockets: Vec<UdpSocket>,
+    sockets: Vec<Option<UdpSocket>>, // those that are bound for all, then those of legs that dial, as they come and go
     shared: Arc<Shared>,
     engine: Engine,
     started: Instant,
@@ -75,16 +76,15 @@ impl Worker {
 
     fn run(&mut self) -> io::Result<()> {
         let mut receiver = Receiver::new();
-        let descriptors = self.sockets.iter().map(AsRawFd::as_raw_fd).chain([self.shared.wake.as_raw_fd()]);
-        let mut descriptors: Vec<_> =
-            descriptors.map(|fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 }).collect();
-        let wake = self.sockets.len();
+        let mut descriptors = Vec::new();
         loop {
+            self.list_descriptors(&mut descriptors);
             sys::poll(&mut descriptors, self.timeout_millis())?;
-            if descriptors[wake].revents != 0 && !self.take_messages()? {
+            let [wake, sockets @ ..] = &descriptors[..] else { return Ok(()) };
+            if wake.revents != 0 && !self.take_messages()? {
                 return Ok(());
             }
-            for (index, descriptor) in descriptors[..wake].iter().enumerate() {
+            for (index, descriptor) in sockets.iter().enumerate() {
                 if descriptor.revents != 0 {
                     self.receive(index, &mut receiver)?;
                 }
@@ -101,6 +101,14 @@ impl Worker {
         }
     }
 
+    /// What to wait for: messages first, then each socket at its place. A place without a socket is skipped by poll(2).
+    fn list_descriptors(&self, descriptors: &mut Vec<libc::pollfd>) {
+        let sockets = self.sockets.iter().map(|socket| socket.as_ref().map_or(-1, AsRawFd::as_raw_fd));
+        let all = std::iter::once(self.shared.wake.as_raw_fd()).chain(sockets);
+        descriptors.clear();
+        descriptors.extend(all.map(|fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 }));
+    }
+
     fn timeout_millis(&self) -> i32 {
         let now = self.now();
         self.engine.deadline().map_or(IDLE_MILLIS, |deadline| deadline.since(now).div_ceil(1000) as i32)
@@ -114,6 +122,7 @@ impl Worker {
             let now = self.now();
             match message {
                 Message::Command(command) => self.engine.command(now, command),
+                Message::Connect(connect) => self.connect(now, connect),
                 Message::Synchronous(command, reply) => {
                     self.engine.command(now, command);
                     self.flush()?;
@@ -136,6 +145,11 @@ impl Worker {
         Ok(true)
     }
 
+    fn connect(&mut self, now: Time, Connect { socket, leg, ufrag, pwd, candidates }: Connect) {
+        let socket = place(&mut self.sockets, socket);
+        self.engine.command(now, Command::Connect { leg, socket, ufrag, pwd, candidates });
+    }
+
     fn stats(&self) -> super::Stats {
         let counters = &self.counters;
         let mut stats = self.engine.stats();
@@ -153,7 +167,8 @@ impl Worker {
     /// Takes what a socket has, a few batches at most, and sends what comes of each at once.
     fn receive(&mut self, socket: usize, receiver: &mut Receiver) -> io::Result<()> {
         for _ in 0..ROUNDS {
-            let count = match receiver.receive(&self.sockets[socket]) {
+            let Some(from) = &self.sockets[socket] else { return Ok(()) };
+            let count = match receiver.receive(from) {
                 Ok(count) => count,
                 Err(error) if is_transient(&error) => return Ok(()),
                 Err(error) => return Err(error),
@@ -178,11 +193,26 @@ impl Worker {
 
     /// Sends what waits. A datagram that the kernel refuses is dropped and counted, as a network may.
     fn flush(&mut self) -> io::Result<()> {
-        if self.engine.outbox.is_empty() {
-            return Ok(());
+        if !self.engine.outbox.is_empty() {
+            self.send()?;
+            self.engine.outbox.clear();
         }
-        for (index, socket) in self.sockets.iter().enumerate() {
+        for socket in self.engine.take_released() {
+            self.sockets[socket] = None;
+        }
+        Ok(())
+    }
+
+    fn send(&mut self) -> io::Result<()> {
+        let mut used = Vec::new();
+        for (path, _) in self.engine.outbox.iter() {
+            if !used.contains(&path.socket) {
+                used.push(path.socket);
+            }
+        }
+        for index in used {
             let to_here = self.engine.outbox.iter().filter(|(path, _)| path.socket == index);
+            let Some(socket) = &self.sockets[index] else { continue };
             let datagrams: Vec<(SocketAddr, &[u8])> = to_here.map(|(path, bytes)| (path.peer, bytes)).collect();
             let mut rest = &datagrams[..];
             let mut waited = false;
@@ -209,7 +239,6 @@ impl Worker {
                 }
             }
         }
-        self.engine.outbox.clear();
         Ok(())
     }
 }

@@ -1,4 +1,4 @@
-//! STUN binding requests and answers as an ICE-lite agent needs them (RFC 8489, RFC 8445).
+//! STUN binding requests and answers, as an ICE-lite agent and the one that dials it need them (RFC 8489, RFC 8445).
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -17,12 +17,19 @@ const USERNAME: u16 = 0x0006;
 const MESSAGE_INTEGRITY: u16 = 0x0008;
 const ERROR_CODE: u16 = 0x0009;
 const XOR_MAPPED_ADDRESS: u16 = 0x0020;
+const PRIORITY: u16 = 0x0024;
 const USE_CANDIDATE: u16 = 0x0025;
 const FINGERPRINT: u16 = 0x8028;
 const ICE_CONTROLLED: u16 = 0x8029;
+const ICE_CONTROLLING: u16 = 0x802A;
 
 const FINGERPRINT_XOR: u32 = 0x5354_554e;
 const MAC: usize = 20;
+/// What a peer-reflexive candidate found by a check would get (RFC 8445, section 5.1.2).
+const CHECK_PRIORITY: u32 = 110 << 24 | 0xffff << 8 | 0xff;
+
+/// Tells which question an answer belongs to.
+pub type TransactionId = [u8; 12];
 
 /// What is wrong with a STUN message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -31,10 +38,65 @@ pub enum StunError {
     Malformed,
     /// FINGERPRINT is missing, not last, or wrong.
     Fingerprint,
-    /// No binding request: an indication, or an answer to a question that was never asked.
-    NotARequest,
+    /// Another kind of message than the one that is waited for.
+    Unexpected,
     /// USERNAME or MESSAGE-INTEGRITY is missing.
     Incomplete,
+}
+
+/// A message whose header and FINGERPRINT are right, and the attributes that count.
+struct Message<'a> {
+    username: Option<&'a [u8]>,
+    integrity_at: Option<usize>,
+    use_candidate: bool,
+    controlled: bool,
+}
+
+impl<'a> Message<'a> {
+    /// Parses a message of this kind (RFC 8489, section 5) and checks its FINGERPRINT.
+    fn parse(bytes: &'a [u8], wanted: u16) -> Result<Self, StunError> {
+        let kind = u16_at(bytes, 0).ok_or(StunError::Malformed)?;
+        let length = usize::from(u16_at(bytes, 2).ok_or(StunError::Malformed)?);
+        if u32_at(bytes, 4) != Some(MAGIC_COOKIE) || bytes.len() != HEADER + length || length % 4 != 0 {
+            return Err(StunError::Malformed);
+        }
+        if kind != wanted {
+            let known = [BINDING_REQUEST, BINDING_INDICATION, BINDING_SUCCESS, BINDING_ERROR].contains(&kind);
+            return Err(if known { StunError::Unexpected } else { StunError::Malformed });
+        }
+        let mut message = Self { username: None, integrity_at: None, use_candidate: false, controlled: false };
+        let mut fingerprint = false;
+        let mut at = HEADER;
+        while at < bytes.len() {
+            let kind = u16_at(bytes, at).ok_or(StunError::Malformed)?;
+            let length = usize::from(u16_at(bytes, at + 2).ok_or(StunError::Malformed)?);
+            let value = bytes.get(at + 4..at + 4 + length).ok_or(StunError::Malformed)?;
+            let next = at + 4 + length.next_multiple_of(4);
+            match kind {
+                FINGERPRINT => {
+                    if next != bytes.len() || value != fingerprint_of(&bytes[..at]).to_be_bytes() {
+                        return Err(StunError::Fingerprint);
+                    }
+                    fingerprint = true;
+                }
+                _ if message.integrity_at.is_some() => {} // not covered by the integrity: ignored (section 14.5)
+                USERNAME => message.username = Some(value),
+                MESSAGE_INTEGRITY if length == MAC => message.integrity_at = Some(at),
+                USE_CANDIDATE => message.use_candidate = true,
+                ICE_CONTROLLED => message.controlled = true,
+                _ => {}
+            }
+            at = next;
+        }
+        if fingerprint { Ok(message) } else { Err(StunError::Fingerprint) }
+    }
+}
+
+/// Whether the message's MESSAGE-INTEGRITY was made with this password; compared in constant time.
+fn verify(bytes: &[u8], integrity_at: usize, password: &Password) -> bool {
+    let mac = &bytes[integrity_at + 4..integrity_at + 4 + MAC];
+    let expected = password.mac(&bytes[..integrity_at]);
+    constant_time::verify_slices_are_equal(mac, expected.as_ref()).is_ok()
 }
 
 /// A binding request whose FINGERPRINT is right and whose MESSAGE-INTEGRITY is yet to be verified.
@@ -51,55 +113,19 @@ pub struct Request<'a> {
 }
 
 impl<'a> Request<'a> {
-    /// Parses a binding request (RFC 8489, section 5) and checks its FINGERPRINT.
+    /// Parses a binding request and checks its FINGERPRINT.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, StunError> {
-        let kind = u16_at(bytes, 0).ok_or(StunError::Malformed)?;
-        let length = usize::from(u16_at(bytes, 2).ok_or(StunError::Malformed)?);
-        if u32_at(bytes, 4) != Some(MAGIC_COOKIE) || bytes.len() != HEADER + length || length % 4 != 0 {
-            return Err(StunError::Malformed);
-        }
-        if kind != BINDING_REQUEST {
-            let known = matches!(kind, BINDING_INDICATION | BINDING_SUCCESS | BINDING_ERROR);
-            return Err(if known { StunError::NotARequest } else { StunError::Malformed });
-        }
-        let (mut username, mut integrity_at, mut fingerprint) = (None, None, false);
-        let (mut use_candidate, mut controlled) = (false, false);
-        let mut at = HEADER;
-        while at < bytes.len() {
-            let kind = u16_at(bytes, at).ok_or(StunError::Malformed)?;
-            let length = usize::from(u16_at(bytes, at + 2).ok_or(StunError::Malformed)?);
-            let value = bytes.get(at + 4..at + 4 + length).ok_or(StunError::Malformed)?;
-            let next = at + 4 + length.next_multiple_of(4);
-            match kind {
-                FINGERPRINT => {
-                    if next != bytes.len() || value != fingerprint_of(&bytes[..at]).to_be_bytes() {
-                        return Err(StunError::Fingerprint);
-                    }
-                    fingerprint = true;
-                }
-                _ if integrity_at.is_some() => {} // not covered by the integrity: ignored (section 14.5)
-                USERNAME => username = Some(value),
-                MESSAGE_INTEGRITY if length == MAC => integrity_at = Some(at),
-                USE_CANDIDATE => use_candidate = true,
-                ICE_CONTROLLED => controlled = true,
-                _ => {}
-            }
-            at = next;
-        }
-        if !fingerprint {
-            return Err(StunError::Fingerprint);
-        }
-        let username = username.and_then(|name| std::str::from_utf8(name).ok()).ok_or(StunError::Incomplete)?;
+        let message = Message::parse(bytes, BINDING_REQUEST)?;
+        let username = message.username.and_then(|name| std::str::from_utf8(name).ok()).ok_or(StunError::Incomplete)?;
         let (local_ufrag, _) = username.split_once(':').ok_or(StunError::Incomplete)?;
-        let integrity_at = integrity_at.ok_or(StunError::Incomplete)?;
+        let integrity_at = message.integrity_at.ok_or(StunError::Incomplete)?;
+        let Message { use_candidate, controlled, .. } = message;
         Ok(Self { bytes, integrity_at, local_ufrag, use_candidate, controlled })
     }
 
-    /// Whether MESSAGE-INTEGRITY was made with this password; compared in constant time.
+    /// Whether MESSAGE-INTEGRITY was made with this password.
     pub fn verify(&self, password: &Password) -> bool {
-        let mac = &self.bytes[self.integrity_at + 4..self.integrity_at + 4 + MAC];
-        let expected = password.mac(&self.bytes[..self.integrity_at]);
-        constant_time::verify_slices_are_equal(mac, expected.as_ref()).is_ok()
+        verify(self.bytes, self.integrity_at, password)
     }
 
     /// Appends the success response: the address that the request came from, as the peer's NAT made it.
@@ -192,32 +218,67 @@ fn fingerprint_of(covered: &[u8]) -> u32 {
     crc32fast::hash(covered) ^ FINGERPRINT_XOR
 }
 
-/// Makes a binding request as a full agent does; for tests and tools.
-pub fn write_request(
-    txid: [u8; 12],
-    username: &str,
-    password: &Password,
-    use_candidate: bool,
-    controlling: bool,
-    out: &mut Vec<u8>,
-) {
-    let start = out.len();
-    out.extend_from_slice(&BINDING_REQUEST.to_be_bytes());
-    out.extend_from_slice(&[0, 0]);
-    out.extend_from_slice(&MAGIC_COOKIE.to_be_bytes());
-    out.extend_from_slice(&txid);
-    out.extend_from_slice(&USERNAME.to_be_bytes());
-    out.extend_from_slice(&(username.len() as u16).to_be_bytes());
-    out.extend_from_slice(username.as_bytes());
-    pad(out, start);
-    let role = if controlling { 0x802A } else { ICE_CONTROLLED };
-    out.extend_from_slice(&role.to_be_bytes());
-    out.extend_from_slice(&[0, 8, 1, 2, 3, 4, 5, 6, 7, 8]);
-    if use_candidate {
-        out.extend_from_slice(&USE_CANDIDATE.to_be_bytes());
-        out.extend_from_slice(&[0, 0]);
+/// A success response whose FINGERPRINT is right and whose MESSAGE-INTEGRITY is yet to be verified.
+#[derive(Debug)]
+pub struct Answer<'a> {
+    bytes: &'a [u8],
+    integrity_at: usize,
+    /// The request that it answers.
+    pub id: TransactionId,
+}
+
+impl<'a> Answer<'a> {
+    /// Parses a success response and checks its FINGERPRINT.
+    pub fn parse(bytes: &'a [u8]) -> Result<Self, StunError> {
+        let message = Message::parse(bytes, BINDING_SUCCESS)?;
+        let integrity_at = message.integrity_at.ok_or(StunError::Incomplete)?;
+        let id = bytes[8..HEADER].try_into().map_err(|_| StunError::Malformed)?;
+        Ok(Self { bytes, integrity_at, id })
     }
-    seal(out, start, password);
+
+    /// Whether MESSAGE-INTEGRITY was made with this password: the one that the request was made with.
+    pub fn verify(&self, password: &Password) -> bool {
+        verify(self.bytes, self.integrity_at, password)
+    }
+}
+
+/// A connectivity check: the binding request of a full agent (RFC 8445, section 7.1).
+#[derive(Clone, Copy, Debug)]
+pub struct Check<'a> {
+    /// How its answer will be known.
+    pub id: TransactionId,
+    /// The asked agent's ufrag, a colon, and the asking one's.
+    pub username: &'a str,
+    /// The pair is to be used.
+    pub nominates: bool,
+    /// The asking agent controls, rather than being controlled.
+    pub controlling: bool,
+    /// Settles who controls when both believe it.
+    pub tie_breaker: u64,
+}
+
+impl Check<'_> {
+    /// Appends it, made with the asked agent's password.
+    pub fn write(&self, password: &Password, out: &mut Vec<u8>) {
+        let start = out.len();
+        out.extend_from_slice(&BINDING_REQUEST.to_be_bytes());
+        out.extend_from_slice(&[0, 0]);
+        out.extend_from_slice(&MAGIC_COOKIE.to_be_bytes());
+        out.extend_from_slice(&self.id);
+        let mut attribute = |kind: u16, value: &[u8]| {
+            out.extend_from_slice(&kind.to_be_bytes());
+            out.extend_from_slice(&(value.len() as u16).to_be_bytes());
+            out.extend_from_slice(value);
+            pad(out, start);
+        };
+        attribute(USERNAME, self.username.as_bytes());
+        attribute(PRIORITY, &CHECK_PRIORITY.to_be_bytes());
+        attribute(if self.controlling { ICE_CONTROLLING } else { ICE_CONTROLLED }, &self.tie_breaker.to_be_bytes());
+        if self.nominates {
+            attribute(USE_CANDIDATE, &[]);
+        }
+        seal(out, start, password);
+    }
 }
 
 #[cfg(test)]
@@ -283,10 +344,54 @@ mod tests {
         assert_eq!(Request::parse(&bytes).unwrap_err(), StunError::Fingerprint);
     }
 
+    /// RFC 5769, section 2.2.
+    const SAMPLE_ANSWER: &str = "0101003c2112a442b7e7a701bc34d686fa87dfae8022000b7465737420766563746f7220\
+                                 002000080001a147e112a643000800142b91f599fd9e90c38c7489f92af9ba53f06be7d7\
+                                 80280004c07d4c96";
+
+    #[test]
+    fn the_rfc_5769_sample_answer_is_understood() {
+        let bytes = hex(SAMPLE_ANSWER);
+        let answer = Answer::parse(&bytes).unwrap();
+        assert_eq!(answer.id[..], hex("b7e7a701bc34d686fa87dfae"));
+        assert!(answer.verify(&Password::new("VOkJxbRl1RmTxUk/WvJxBt")));
+        assert!(!answer.verify(&Password::new("VOkJxbRl1RmTxUk/WvJxBu")));
+    }
+
+    #[test]
+    fn a_check_is_a_request_and_its_answer_carries_its_id() {
+        let password = Password::new("password");
+        for (nominates, controlling) in [(false, true), (true, true), (true, false)] {
+            let check = Check { id: [7; 12], username: "lite:full", nominates, controlling, tie_breaker: 1 };
+            let mut bytes = vec![9; 3]; // a check may be appended at any offset
+            check.write(&password, &mut bytes);
+            let request = Request::parse(&bytes[3..]).unwrap();
+            assert_eq!((request.local_ufrag, request.use_candidate), ("lite", nominates));
+            assert_eq!(request.controlled, !controlling);
+            assert!(request.verify(&password));
+            let mut answer = Vec::new();
+            request.write_success("[2001:db8::1]:5".parse().unwrap(), &password, &mut answer);
+            assert_eq!(Answer::parse(&answer).unwrap().id, [7; 12]);
+            assert_eq!(Answer::parse(&bytes[3..]).unwrap_err(), StunError::Unexpected);
+            assert_eq!(Request::parse(&answer).unwrap_err(), StunError::Unexpected);
+        }
+    }
+
     proptest! {
         #[test]
         fn any_bytes_are_survived(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let _ = Request::parse(&bytes);
+            let _ = Answer::parse(&bytes);
+        }
+
+        #[test]
+        fn a_damaged_answer_is_survived_and_never_verifies(at in 0usize..80, value in any::<u8>()) {
+            let mut bytes = hex(SAMPLE_ANSWER);
+            let changed = bytes[at] != value;
+            bytes[at] = value;
+            if let Ok(answer) = Answer::parse(&bytes) {
+                prop_assert_eq!(answer.verify(&Password::new("VOkJxbRl1RmTxUk/WvJxBt")), !changed);
+            }
         }
 
         #[test]
