@@ -1,0 +1,136 @@
+"""Members who list foci that are none, and foci that lie: what they get, and what others notice."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from contextlib import AsyncExitStack
+
+import pytest
+
+from mautrix_sfu.core.ids import Device, DeviceId, UserId
+from tests.support.federation import Federation
+from tests.support.federation_call import FederatedCall, meet, see_and_hear, shown
+from tests.support.federation_impostor import Impostor, dead_end, list_foci
+from tests.support.federation_watch import Silence, all_pairs
+from tests.support.participant import RefusedError
+
+pytestmark = pytest.mark.synapse
+
+SENT = "mautrix_sfu_matrix_to_device_sent_total"
+
+
+async def test_bogus_foci_are_dialled_slowly_and_nobody_notices(federation: Federation) -> None:
+    one, two, _ = federation.sites
+    async with FederatedCall(federation) as call:
+        alice, bob = await call.people(alice=one, bob=two)
+        await meet(alice, bob)
+        mallory = await call.member("mallory", at=two)
+        victims = [await dead_end(call, f"victim{number}", two) for number in range(2)]
+        names = [UserId(two.synapse.user(f"{'abz'[number % 3]}{number}")) for number in range(400)]
+        bogus = [Device(name, DeviceId("X")) for name in names]
+        before = [await site.focus.metric(SENT) for site in (one, two)]
+        async with Silence(all_pairs(alice, bob)) as silence:
+            lists = [bogus[start : start + 2] for start in range(0, len(bogus), 2)]
+            await list_foci(call, mallory, [victim.device for victim in victims] + bogus[:100], *lists)
+            await asyncio.gather(*(victim.listen(6) for victim in victims))
+        for site, then in zip((one, two), before, strict=True):
+            assert await site.focus.metric(SENT) - then <= 8  # one dial a second
+            for victim in victims:
+                assert len(victim.invites(site.focus.device)) == 1
+        assert not silence.over(1)
+
+
+async def test_a_focus_with_an_internal_address_gets_no_packet(federation: Federation) -> None:
+    one, two, _ = federation.sites
+    one.focus.stop()
+    one.focus.edit("cascade", allow_private=False)
+    try:
+        await one.focus.start()
+        async with FederatedCall(federation) as call:
+            await call.people(alice=one)
+            victim = await dead_end(call, "victim", two)
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as inside:
+                inside.bind(("127.0.0.1", 0))
+                inside.setblocking(False)
+                await list_foci(call, await call.member("mallory", at=two), [victim.device])
+                await victim.answer(one.focus.device, ("10.1.2.3", 9), inside.getsockname())
+                await victim.listen(2)
+                with pytest.raises(BlockingIOError):
+                    inside.recv(2000)
+            assert victim.invites(one.focus.device)
+    finally:
+        one.focus.stop()
+        one.focus.edit("cascade", allow_private=True)
+
+
+async def test_a_focus_cannot_advertise_the_participants_of_another_nor_echo_streams(federation: Federation) -> None:
+    one, two, _ = federation.sites
+    async with FederatedCall(federation) as call, AsyncExitStack() as stack:
+        alice, anna, bob = await call.people(alice=one, anna=one, bob=two)
+        await meet(alice, anna, bob)
+        client = await call.user("impostor", two)
+        impostor = await stack.enter_async_context(Impostor(client, one.focus.device))
+        mallory = await call.member("mallory", at=two)
+        await list_foci(call, mallory, [impostor.device])
+        await impostor.dial(call.room_id, call.conf_id)
+        await shown(impostor, alice)  # it is a focus of this call
+        assert not impostor.streams_of(bob), "what came over a trunk goes over another"
+        own = impostor.publish_as(Device(UserId(mallory.user_id), DeviceId(mallory.device_id)))
+        lies = [impostor.publish_as(bob.device), impostor.publish_as(bob.device, bob.track_of(alice, "video"))]
+        echo = impostor.publish_as(alice.device, impostor.track_of(alice, "video"))
+        await alice.until(lambda: own.stream_id in alice.metadata, what="what it may advertise")
+        async with Silence(all_pairs(alice, anna, bob)) as silence:
+            for person in (alice, anna):
+                person.subscribe(*((track.stream_id, track.track_id) for track in (own, *lies, echo)))
+            await alice.until(
+                lambda: any(
+                    line.msids and line.msids[0].stream_id == own.stream_id for line in alice.connection.offered
+                ),
+                what="the impostor's own stream",
+            )
+            await asyncio.sleep(2)
+        assert not silence.over(1)
+        for person in (alice, anna):
+            assert len(person.streams_of(bob)) == 1
+            assert not {track.stream_id for track in lies if track.stream_id not in bob.own_metadata()} & set(
+                person.metadata
+            )
+        assert len(anna.streams_of(alice)) == 1
+        assert not alice.streams_of(alice)
+        for watcher, other in all_pairs(alice, anna, bob):
+            assert watcher.video_of(other).picture_gaps == 0, "another source's packets are between"
+
+
+async def test_a_focus_that_is_not_in_the_set_or_names_another_room_gets_nothing(federation: Federation) -> None:
+    one, two, _ = federation.sites
+    async with FederatedCall(federation) as call, FederatedCall(federation) as other, AsyncExitStack() as stack:
+        other.conf_id = call.conf_id  # the same call id in a room of the impostor's friends
+        alice, bob = await call.people(alice=one, bob=one)
+        await meet(alice, bob)
+        clients = [await call.user("impostor", two) for _ in range(2)]
+        unlisted, elsewhere = [
+            await stack.enter_async_context(Impostor(client, one.focus.device)) for client in clients
+        ]
+        await list_foci(other, await other.member("mallory", at=two), [elsewhere.device])
+        await other.host.send_state(other.room_id, "org.matrix.msc3401.call", call.conf_id, {"m.intent": "m.room"})
+
+        async def refused() -> None:
+            with pytest.raises(RefusedError):
+                await unlisted.dial(call.room_id, call.conf_id)
+
+        async def gets_nothing() -> None:
+            await elsewhere.dial(other.room_id, other.conf_id)
+            wanted = [{"stream_id": stream, "track_id": track} for stream, track in _tracks(alice.metadata)]
+            elsewhere.tell("m.call.track_subscription", subscribe=wanted, unsubscribe=[])
+            await asyncio.sleep(2)
+
+        await asyncio.gather(refused(), gets_nothing())
+        for impostor in (unlisted, elsewhere):
+            assert not impostor.metadata
+            assert not impostor.connection.socket.counts["rtp"]
+        await see_and_hear(alice, bob)
+
+
+def _tracks(metadata: dict[str, dict[str, dict[str, object]]]) -> list[tuple[str, str]]:
+    return [(stream_id, track_id) for stream_id, stream in metadata.items() for track_id in stream["tracks"]]
