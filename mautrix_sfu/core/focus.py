@@ -1,55 +1,34 @@
 """The whole focus as one pure machine: events in, commands out, and when it wants to be asked again.
 
-room state ─► membership ─┐
-invites ─► sequence ─► lobby ─► admission ─► leg ─► conference ─► what flows to whom
-connections, data channels ──────────────────┘
+room state ─► membership ──┐
+invites ─► sequence ─► entrance ─► grades ─► leg ─► conference ─► what flows to whom
+connections, data channels ──► dialogue ─────┘          │
+other foci ◄──────────────────────── cascade, trunks ◄──┘
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Iterable
 from typing import assert_never
 
 from . import events as ev
-from .admission import Place, find_place, limit_hit, newest
-from .commands import (
-    ApplyAnswer,
-    ApplyOffer,
-    BindLeg,
-    ChannelAnswer,
-    ChannelPong,
-    CloseLeg,
-    Command,
-    Counter,
-    DropOffer,
-    ForgetLeg,
-    Level,
-    OpenLeg,
-    RequestSnapshot,
-    SendAnswer,
-    SendHangup,
-    SendNegotiate,
-    SendReject,
-    StoreLeg,
-)
+from .books import Books
+from .cascade import Cascade
+from .commands import ChannelPong, Command, Counter, ForgetLeg, Level, RequestSnapshot, SendHangup
 from .conference import Conference
-from .ids import ConferenceKey, ConfId, LegId, RoomId
-from .leg import CONNECT_TIMEOUT, Leg, PendingOffer, State, Timer, Via, address_to
-from .lobby import Lobby
-from .membership import Grade, Room, Rooms, Standing
+from .dialogue import Dialogue
+from .entrance import Entrance
+from .grades import REASON_REFUSED, Grades
+from .ids import ConfId, RoomId
+from .leg import Leg, State, Timer, Via, address_to
+from .membership import Room, Rooms
 from .outbox import Outbox
 from .policy import Policy
-from .sequence import CallKey, Sequencer
-from .timers import Timers
+from .sequence import Sequencer
 from .trunks import Trunks
 from .view import FocusView, LegView
 
-REMEMBERED_ENDS = 4096  # calls that ended: their invites, delivered again, open nothing
 REREAD_SECONDS = 300.0  # rooms with legs are read again now and then, where that is permitted
 MAX_ROUNDS = 4  # of settling trunks after one event
-REASON_BUSY = "user_busy"
-REASON_REFUSED = "unknown_error"
 
 
 class Focus:
@@ -58,21 +37,15 @@ class Focus:
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
         self._out = Outbox()
+        self._books = Books()
         self._rooms = Rooms(policy)
         self._sequencer = Sequencer()
-        self._lobby = Lobby()
-        self.timers: Timers[tuple[LegId, Timer]] = Timers()
-        self.legs: dict[LegId, Leg] = {}
-        self._by_call: dict[CallKey, LegId] = {}
-        self._by_room: dict[RoomId, set[LegId]] = {}
-        self._unbound: set[LegId] = set()
-        self._ended: OrderedDict[CallKey, None] = OrderedDict()
-        self.conferences: dict[ConferenceKey, Conference] = {}
-        self.caught_up = False
-        self._next_leg = 0
-        self._reread_at: float | None = None
-        self._unsettled: set[ConferenceKey] = set()  # their trunks may have to change
-        self._trunks = Trunks(self, policy, self._rooms, self._out)
+        self._cascade = Cascade(policy.focus)
+        self._grades = Grades(self._books, self._rooms, policy, self._cascade, self._out)
+        self._trunks = Trunks(self._books, self._rooms, policy, self._cascade, self._grades, self._out)
+        self._entrance = Entrance(self._books, self._rooms, policy, self._grades, self._trunks, self._out)
+        self._dialogue = Dialogue(self._books, self._grades, self._out)
+        self._reread_at = 0.0
 
     # ------------------------------------------------------------ the machine
 
@@ -85,11 +58,11 @@ class Focus:
     def next_deadline(self) -> float | None:
         """When `handle_timeout` wants to be called next; None if nothing is waited for."""
         deadlines = (
-            self.timers.next_deadline(),
-            self._lobby.next_deadline(),
+            self._books.timers.next_deadline(),
+            self._entrance.next_deadline(),
             self._sequencer.next_deadline(),
-            self._reread_at,
-            self._trunks.cascade.next_deadline(),
+            self._reread_at if self._books.by_room else None,
+            self._cascade.next_deadline(),
         )
         return min((deadline for deadline in deadlines if deadline is not None), default=None)
 
@@ -97,27 +70,39 @@ class Focus:
         """Do what is due."""
         for message in self._sequencer.handle_timeout(now):
             self._signal(message, now)
-        while (parked := self._lobby.pop_due(now)) is not None:
-            self.refuse(parked.invite.envelope, REASON_REFUSED, parked.cause)
-        while (due := self.timers.pop_due(now)) is not None:
-            leg = self.legs.get(due[0])
+        self._entrance.handle_timeout(now)
+        while (due := self._books.timers.pop_due(now)) is not None:
+            leg = self._books.legs.get(due[0])
             if leg is not None:
                 self._leg_timeout(leg, due[1], now)
-        if self._reread_at is not None and now >= self._reread_at:
+        if now >= self._reread_at:
             self._reread(now)
-        while (key := self._trunks.cascade.pop_due(now)) is not None:
-            self._unsettled.add(key)
+        while (key := self._cascade.pop_due(now)) is not None:
+            self._books.unsettled.add(key)
         self._settle(now)
         return self._out.take()
 
     def _settle(self, now: float) -> None:
         """Let the trunks follow what has changed; that may change more."""
         for _ in range(MAX_ROUNDS):
-            if not self._unsettled:
+            if not self._books.unsettled:
                 return
-            unsettled, self._unsettled = sorted(self._unsettled), set()
+            unsettled, self._books.unsettled = sorted(self._books.unsettled), set()
             for key in unsettled:
                 self._trunks.settle(key, now)
+
+    # ------------------------------------------------------------ what others ask
+
+    # ------------------------------------------------------------ what is said to it
+
+    # ------------------------------------------------------------ room state
+
+    # ------------------------------------------------------------ signalling
+
+    @property
+    def caught_up(self) -> bool:
+        """Whether the homeserver's backlog from before the start is worked off."""
+        return self._books.caught_up
 
     def tracks_room(self, room_id: str) -> bool:
         """Whether membership events of this room are of interest."""
@@ -148,9 +133,9 @@ class Focus:
                 "trunk" if leg.trunk else "participant",
                 leg.liveness.round_trip if leg.liveness is not None else None,
             )
-            for leg in self.legs.values()
+            for leg in self._books.legs.values()
         )
-        return FocusView(legs, len(self._lobby), len(self._rooms), self.caught_up)
+        return FocusView(legs, self._entrance.parked, len(self._rooms), self._books.caught_up)
 
     def _dispatch(self, event: ev.Event, now: float) -> None:
         match event:
@@ -169,18 +154,18 @@ class Focus:
                     room.reading = False
             case ev.HomeserverLost():
                 self._rooms.freeze.lost(now)
-                self._evaluate(self.legs.values(), now)
+                self._grades.evaluate(self._books.legs.values(), now)
             case ev.HomeserverBack():
                 self._rooms.freeze.back(now)
-                self._evaluate(self.legs.values(), now)
+                self._grades.evaluate(self._books.legs.values(), now)
             case ev.Restored():
                 self._restored(event, now)
             case ev.CaughtUp():
-                self.caught_up = True
-                self._evaluate(self.legs.values(), now)
+                self._books.caught_up = True
+                self._grades.evaluate(self._books.legs.values(), now)
             case ev.Stopping():
-                for leg in list(self.legs.values()):
-                    self.end(leg, "signalling_timeout", now)
+                for leg in list(self._books.legs.values()):
+                    self._grades.end(leg, "signalling_timeout", now)
             case ev.Invite() | ev.Answer() | ev.Hangup() | ev.DeviceNegotiate() | ev.Noted():
                 for message in self._sequencer.accept(event, now):
                     self._signal(message, now)
@@ -204,26 +189,26 @@ class Focus:
         | ev.ChannelMessage,
         now: float,
     ) -> None:
-        leg = self.legs.get(event.leg)
+        leg = self._books.legs.get(event.leg)
         if leg is None:
             return  # it ended while this was on its way
-        conference = self._conference_of(leg)
+        conference = self._books.conference_of(leg)
         match event:
             case ev.InviteMade():
                 self._trunks.invite_made(leg, event, now)
             case ev.OfferApplied():
-                self._offer_applied(leg, event, now)
+                self._dialogue.offer_applied(leg, event, now)
             case ev.AnswerApplied():
-                self._answer_applied(leg, conference, event, now)
+                self._dialogue.answer_applied(leg, conference, event, now)
             case ev.DescriptionFailed():
-                self._description_failed(leg, event, now)
+                self._dialogue.description_failed(leg, event, now)
             case ev.IceConnected():
                 leg.connected(now)
                 if leg.trunk:
                     self._trunks.connected(leg, now)
             case ev.ConnectionLost():
                 self._out.log(Level.INFO, f"connection lost: {event.detail}", leg=leg.id, peer=leg.peer)
-                self.end(leg, event.reason, now)
+                self._grades.end(leg, event.reason, now)
             case ev.ChannelOpened():
                 if conference is not None:
                     conference.refresh(leg, now)
@@ -242,9 +227,9 @@ class Focus:
             leg.liveness.heard(now)
         match event:
             case ev.ChannelNegotiate():
-                self._negotiate(leg, event.description_type, event.sdp, event.metadata, Via.CHANNEL, now)
+                self._dialogue.negotiate(leg, event.description_type, event.sdp, event.metadata, Via.CHANNEL, now)
             case ev.MetadataChanged():
-                self._set_metadata(leg, event.metadata, now)
+                self._dialogue.set_metadata(leg, event.metadata, now)
             case ev.TrackSubscription():
                 if conference is not None:
                     conference.subscribe(leg, event, now)
@@ -259,7 +244,7 @@ class Focus:
                 self._connect_to_focus(leg, event, now)
             case ev.BadMessage():
                 if not leg.complain(event.code, event.message, event.in_reply_to, now):
-                    self.end(leg, REASON_REFUSED, now)
+                    self._grades.end(leg, REASON_REFUSED, now)
             case _:
                 assert_never(event)
 
@@ -268,37 +253,35 @@ class Focus:
         key = leg.conference
         room = self._rooms.get(key.room_id) if key is not None else None
         if key is not None and event.focus in self._trunks.foci(room, key, now):
-            self._unsettled.add(key)
+            self._books.unsettled.add(key)
         elif not leg.complain("focus_not_in_set", "no member's active foci name it", "m.call.connect_to_focus", now):
-            self.end(leg, REASON_REFUSED, now)
+            self._grades.end(leg, REASON_REFUSED, now)
 
     def _leg_timeout(self, leg: Leg, timer: Timer, now: float) -> None:
         match timer:
             case Timer.CONNECT:
-                self.end(leg, "invite_timeout" if leg.state is State.INVITING else "ice_timeout", now)
+                self._grades.end(leg, "invite_timeout" if leg.state is State.INVITING else "ice_timeout", now)
             case Timer.CHANNEL | Timer.HELD:
-                self.end(leg, "signalling_timeout", now)
+                self._grades.end(leg, "signalling_timeout", now)
             case Timer.EXPIRY:
-                self._evaluate((leg,), now)
+                self._grades.evaluate((leg,), now)
             case Timer.LIVENESS:
                 if not leg.check_liveness(now):
-                    self.end(leg, "keep_alive_timeout", now)
+                    self._grades.end(leg, "keep_alive_timeout", now)
             case Timer.VIEW:
-                conference = self._conference_of(leg)
+                conference = self._books.conference_of(leg)
                 if conference is not None:
                     conference.refresh(leg, now)
             case Timer.OFFER:
                 leg.poll_offers(now)
             case Timer.WANTS:
-                if (conference := self._conference_of(leg)) is not None:
+                if (conference := self._books.conference_of(leg)) is not None:
                     conference.ask(leg)
             case Timer.HELD_BACK:
-                if (conference := self._conference_of(leg)) is not None:
+                if (conference := self._books.conference_of(leg)) is not None:
                     conference.check_trunk(leg, now)
             case _:
                 assert_never(timer)
-
-    # ------------------------------------------------------------ room state
 
     def _room_fact(self, fact: ev.RoomFact, now: float) -> None:
         room = self._rooms.get(fact.room_id)
@@ -327,20 +310,18 @@ class Focus:
             self._out.put(RequestSnapshot(room.room_id))
 
     def _reread(self, now: float) -> None:
-        self._reread_at = now + REREAD_SECONDS if self._by_room else None
-        for room_id in self._by_room:
+        self._reread_at = now + REREAD_SECONDS
+        for room_id in self._books.by_room:
             room = self._rooms.get(room_id)
             if room is not None and room.readable:
                 self._read(room)
 
     def _room_changed(self, room: Room, now: float) -> None:
-        ids = self._by_room.get(room.room_id, set()) | self._unbound
-        self._evaluate([self.legs[leg_id] for leg_id in sorted(ids)], now)
-        for key in [key for key in self.conferences if key.room_id == room.room_id]:
-            self._unsettled.add(key)
-            self.conferences[key].check_trunks(now)
-        for parked in self._lobby.waiting_for(room.room_id, room.confs()):
-            self._admit(parked.invite, parked.deadline, now)
+        self._grades.evaluate(self._books.of_room(room.room_id), now)
+        for key in [key for key in self._books.conferences if key.room_id == room.room_id]:
+            self._books.unsettled.add(key)
+            self._books.conferences[key].check_trunks(now)
+        self._entrance.room_changed(room, now)
 
     def _restored(self, event: ev.Restored, now: float) -> None:
         for fact in event.facts:
@@ -353,12 +334,10 @@ class Focus:
             )
             self._out.put(SendHangup(address_to(envelope, self._policy, None), "signalling_timeout"))
             self._out.put(ForgetLeg(stored))
-            self._remember_end((stored.peer, stored.call_id))
+            self._books.remember_end((stored.peer, stored.call_id))
             known = self._rooms.get(stored.room_id) if stored.room_id is not None else None
             if known is not None:
                 self._read(known)
-
-    # ------------------------------------------------------------ signalling
 
     def _signal(self, message: ev.ToDevice, now: float) -> None:
         envelope = message.envelope
@@ -366,362 +345,27 @@ class Focus:
             self._out.count(Counter.BAD_MESSAGES, "other_session")
             return
         call = (envelope.sender, envelope.call_id)
-        leg_id = self._by_call.get(call)
-        leg = self.legs.get(leg_id) if leg_id is not None else None
+        leg = self._books.by_address(call)
         match message:
             case ev.Invite():
-                self._invited(message, leg, now)
+                self._entrance.invited(message, leg, now)
             case ev.Answer():
                 if leg is not None:
                     self._trunks.answered(leg, message, now)
             case ev.Hangup():
-                self._lobby.take(call)
+                self._entrance.withdrawn(call)
                 if leg is not None:
                     if leg.trunk:
-                        self._trunks.cascade.answered(leg.peer)
-                    self.end(leg, message.reason, now, tell=False)
+                        self._cascade.answered(leg.peer)
+                    self._grades.end(leg, message.reason, now, tell=False)
             case ev.DeviceNegotiate():
                 if leg is not None and leg.state not in (State.ANSWERING, State.INVITING):
-                    self._negotiate(leg, message.description_type, message.sdp, message.metadata, Via.TO_DEVICE, now)
+                    kind = message.description_type
+                    self._dialogue.negotiate(leg, kind, message.sdp, message.metadata, Via.TO_DEVICE, now)
             case ev.Noted():
                 pass
             case _:
                 assert_never(message)
-
-    def _invited(self, invite: ev.Invite, leg: Leg | None, now: float) -> None:
-        call = (invite.envelope.sender, invite.envelope.call_id)
-        if leg is not None:
-            if leg.answer is not None:
-                self._out.put(leg.answer)
-        elif call in self._ended:
-            self._out.count(Counter.BAD_MESSAGES, "invite_of_ended_call")
-        elif call not in self._lobby:
-            if self._lobby.supersede(invite):
-                self._out.count(Counter.REFUSALS, "superseded")
-            self._admit(invite, now + min(invite.lifetime, self._policy.invite_wait), now)
-
-    def _admit(self, invite: ev.Invite, deadline: float, now: float) -> None:
-        """Open a leg for an invite, or let it wait, or refuse it."""
-        trunk_of = self._trunks.is_peer(invite, now)
-        if trunk_of is not None:
-            self._lobby.take((invite.envelope.sender, invite.envelope.call_id))
-            if self._trunks.invited(invite, trunk_of, now):
-                self._open_trunk(invite, trunk_of, now)
-            return
-        place = find_place(invite, self._rooms, self._policy, now)
-        if isinstance(place, str):
-            self._park(invite, place, deadline)
-            return
-        envelope = invite.envelope
-        live = self._same_device(envelope, place.key)
-        if any(leg.session != envelope.session_id and self._standing(leg, now).listed for leg in live):
-            self._park(invite, "other_session_is_live", deadline)
-            return
-        self._lobby.take((envelope.sender, envelope.call_id))
-        people = [leg for leg in self.legs.values() if not leg.trunk]
-        limit = limit_hit(envelope.sender, place, people, live, self._policy)
-        if limit is not None:
-            self._out.count(Counter.BOUNDS_HIT, limit)
-            self.refuse(envelope, REASON_BUSY, limit)
-            return
-        self._open(invite, place, now)
-
-    def _park(self, invite: ev.Invite, cause: str, deadline: float) -> None:
-        call = (invite.envelope.sender, invite.envelope.call_id)
-        self._lobby.take(call)
-        dropped = self._lobby.park(invite, cause, deadline)
-        if dropped is not None:
-            self._out.count(Counter.BOUNDS_HIT, "parked_invites")
-
-    def _same_device(self, envelope: ev.Envelope, key: ConferenceKey | None) -> list[Leg]:
-        """The legs that an invite of this device replaces, if it is answered."""
-        return [
-            leg
-            for leg in self.legs.values()
-            if leg.peer == envelope.sender
-            and leg.state is not State.INVITING
-            and leg.envelope.conf_id == envelope.conf_id
-            and (leg.conference is None or key is None or leg.conference == key)
-        ]
-
-    def refuse(self, envelope: ev.Envelope, reason: str, cause: str) -> None:
-        """Refuse an invite: a word to its sender, which says no more than that."""
-        self._out.count(Counter.REFUSALS, cause)
-        self._out.log(Level.INFO, f"invite refused: {cause}", peer=envelope.sender)
-        self._remember_end((envelope.sender, envelope.call_id))
-        self._out.put(SendReject(address_to(envelope, self._policy, 0), reason))
-
-    # ------------------------------------------------------------ a leg's life
-
-    def new_leg_id(self) -> LegId:
-        """A number that no leg had."""
-        self._next_leg += 1
-        return LegId(self._next_leg)
-
-    def add(self, leg: Leg, key: ConferenceKey | None, now: float) -> None:
-        """Take a new leg into the books."""
-        leg.since = now
-        self.legs[leg.id] = leg
-        self._by_call[leg.peer, leg.envelope.call_id] = leg.id
-        self._unbound.add(leg.id)
-        self._bind(leg, key)
-        if self._reread_at is None:
-            self._reread_at = now + REREAD_SECONDS
-
-    def _open(self, invite: ev.Invite, place: Place, now: float) -> None:
-        leg = Leg(self.new_leg_id(), invite.envelope, self._policy, self._out, self.timers)
-        self._answer(leg, invite, place.key, now)
-
-    def _open_trunk(self, invite: ev.Invite, key: ConferenceKey, now: float) -> None:
-        leg = self._trunks.make(self.new_leg_id(), invite.envelope, key, dials=False)
-        self._trunks.cascade.accepted(key, leg.peer, leg.id, now)
-        self._answer(leg, invite, key, now)
-
-    def _answer(self, leg: Leg, invite: ev.Invite, key: ConferenceKey | None, now: float) -> None:
-        leg.pending = PendingOffer(invite.metadata, Via.INVITE)
-        self.add(leg, key, now)
-        self._out.put(OpenLeg(leg.id, leg.peer))
-        self._out.put(ApplyOffer(leg.id, invite.sdp))
-
-    def _bind(self, leg: Leg, key: ConferenceKey | None) -> None:
-        if key is not None and leg.conference is None:
-            leg.conference = key
-            self._unbound.discard(leg.id)
-            self._by_room.setdefault(key.room_id, set()).add(leg.id)
-
-    def _offer_applied(self, leg: Leg, event: ev.OfferApplied, now: float) -> None:
-        pending, leg.pending = leg.pending, None
-        if pending is None:
-            return
-        if pending.metadata is not None:
-            leg.published.set_metadata(pending.metadata, now)
-        leg.published.set_received(event.receives, now)
-        if pending.via is Via.INVITE:
-            self._answer_invite(leg, event.answer, now)
-            return
-        conference = self._conference_of(leg)
-        if conference is not None:
-            conference.publications_changed(leg, now)
-        self._out.count(Counter.NEGOTIATIONS, "answered")
-        if pending.via is Via.CHANNEL:
-            self._out.put(ChannelAnswer(leg.id, event.answer, leg.taken_along()))
-        else:
-            self._out.put(SendNegotiate(leg.address(), event.answer, leg.taken_along()))
-        leg.offers.gave_answer(now)
-        leg.poll_offers(now)
-
-    def _answer_applied(self, leg: Leg, conference: Conference | None, event: ev.AnswerApplied, now: float) -> None:
-        changed = leg.published.set_received(event.receives, now)
-        if leg.state is State.INVITING:
-            leg.set_state(State.CONNECTING)
-            self._evaluate((leg,), now)
-            return
-        if conference is not None:
-            if changed:
-                conference.publications_changed(leg, now)
-            conference.answer_applied(leg, event, now)
-        else:
-            leg.answer_applied(event, now)
-            leg.poll_offers(now)
-
-    def _answer_invite(self, leg: Leg, answer: str, now: float) -> None:
-        for old in self._same_device(leg.envelope, leg.conference):
-            if old is not leg:
-                self.end(old, "replaced" if old.session == leg.session else "new_session", now)
-        leg.set_state(State.CONNECTING)
-        leg.set_timer(Timer.CONNECT, now + CONNECT_TIMEOUT)
-        self._out.count(Counter.JOINS, "answered")
-        self._evaluate((leg,), now)
-        if leg.state is State.ENDED:
-            return
-        self._out.put(StoreLeg(leg.id, leg.stored()))
-        leg.answer = SendAnswer(leg.id, leg.address(), answer, leg.shown)
-        self._out.put(leg.answer)
-
-    def _negotiate(
-        self, leg: Leg, description_type: str, sdp: str, metadata: ev.Metadata | None, via: Via, now: float
-    ) -> None:
-        if description_type == "offer" and leg.dials and leg.offers.in_flight:
-            self._out.count(Counter.NEGOTIATIONS, "collided")  # the impolite side goes on with its own
-            return
-        if description_type == "offer":
-            leg.pending = PendingOffer(metadata, via)
-            self._out.put(ApplyOffer(leg.id, sdp))
-            return
-        if metadata is not None:
-            self._set_metadata(leg, metadata, now)
-        if leg.offers.in_flight:
-            self._out.put(ApplyAnswer(leg.id, sdp))
-        else:
-            self._out.count(Counter.NEGOTIATIONS, "answer_to_nothing")
-
-    def _description_failed(self, leg: Leg, event: ev.DescriptionFailed, now: float) -> None:
-        self._out.count(Counter.NEGOTIATIONS, f"bad_{event.description_type}")
-        leg.pending = None
-        if leg.state is State.INVITING:
-            self.end(leg, "set_remote_description", now)
-            return
-        if leg.state is State.ANSWERING:
-            self._out.log(Level.INFO, f"offer refused: {event.message}", leg=leg.id, peer=leg.peer)
-            self._remove(leg, now)
-            self.refuse(leg.envelope, REASON_REFUSED, "bad_sdp")
-            return
-        if event.description_type == "answer":
-            self._out.put(DropOffer(leg.id))
-            leg.offers.answer_failed(now)
-            leg.poll_offers(now)
-        if not leg.complain("bad_sdp", event.message, "m.call.negotiate", now):
-            self.end(leg, REASON_REFUSED, now)
-
-    def _set_metadata(self, leg: Leg, metadata: ev.Metadata, now: float) -> None:
-        conference = self._conference_of(leg)
-        changed = leg.published.set_metadata(metadata, now)
-        if conference is not None and (changed or leg.trunk):
-            conference.publications_changed(leg, now)
-
-    def end(self, leg: Leg, reason: str, now: float, *, tell: bool = True) -> None:
-        """End a leg: no packet first, then word to its peer, the store, and the others."""
-        if leg.state is State.ENDED:
-            return
-        address = leg.address() if tell else None
-        stored = leg.stored()
-        silent = leg.state is State.INVITING
-        self._remove(leg, now)
-        self._remember_end((leg.peer, leg.envelope.call_id))
-        if address is not None:
-            self._out.put(SendHangup(address, reason))
-        self._out.put(ForgetLeg(stored))
-        if leg.trunk and leg.conference is not None:
-            self._trunks.cascade.ended(leg.conference, leg.peer, leg.id, now, silent=silent and tell)
-        self._out.count(Counter.LEGS_ENDED, reason)
-        self._out.log(Level.INFO, f"leg ended: {reason}", leg=leg.id, conference=leg.conference, peer=leg.peer)
-
-    def _remove(self, leg: Leg, now: float) -> None:
-        self._out.put(CloseLeg(leg.id))
-        self._leave_conference(leg, now)
-        leg.set_state(State.ENDED)
-        for timer in Timer:
-            leg.cancel_timer(timer)
-        del self.legs[leg.id]
-        self._by_call.pop((leg.peer, leg.envelope.call_id), None)
-        self._unbound.discard(leg.id)
-        if leg.conference is not None:
-            in_room = self._by_room[leg.conference.room_id]
-            in_room.discard(leg.id)
-            if not in_room:
-                del self._by_room[leg.conference.room_id]
-
-    def _remember_end(self, call: CallKey) -> None:
-        self._ended[call] = None
-        if len(self._ended) > REMEMBERED_ENDS:
-            self._ended.popitem(last=False)
-
-    # ------------------------------------------------------------ grades
-
-    def _evaluate(self, legs: Iterable[Leg], now: float) -> None:
-        """Hold the rules against these legs again."""
-        for leg in list(legs):
-            if leg.state in (State.ANSWERING, State.INVITING, State.ENDED):
-                continue
-            if leg.trunk:
-                self._evaluate_trunk(leg, now)
-                continue
-            standing = self._standing(leg, now)
-            if standing.out:
-                self.end(leg, "user_hangup", now)
-            elif leg.listed and not standing.listed:
-                self.end(leg, "new_session" if standing.cause == "other_session" else "user_hangup", now)
-            else:
-                self._grade(leg, standing, now)
-
-    def _standing(self, leg: Leg, now: float) -> Standing:
-        conf_id = leg.envelope.conf_id
-        freeze = self._rooms.freeze
-        if leg.conference is None:
-            room_id = leg.envelope.room_id
-            named = self._rooms.get(room_id) if room_id is not None else None
-            candidates = self._rooms.of_call(conf_id) if room_id is None else [named] if named is not None else []
-            standings = [
-                (room, leg.peer, room.standing(conf_id, leg.peer, leg.session, self._policy, now, freeze))
-                for room in candidates
-            ]
-            allowed = [each for each in standings if not each[2].out]
-            if not allowed:
-                return Standing(Grade.OUT, "no_room_qualifies")
-            chosen = newest(allowed, conf_id)
-            if chosen is None:
-                return Standing(Grade.HELD, "ambiguous")
-            self._bind(leg, ConferenceKey(chosen[0].room_id, conf_id))
-            return chosen[1]
-        room = self._rooms.open(leg.conference.room_id)
-        return room.standing(conf_id, leg.peer, leg.session, self._policy, now, freeze)
-
-    def _evaluate_trunk(self, leg: Leg, now: float) -> None:
-        """A trunk has one grade: full, as soon as the focus has caught up, or none."""
-        if not self._trunks.allowed(leg, now):
-            self.end(leg, "user_hangup", now)
-        elif leg.grade is Grade.HELD and self.caught_up:
-            self._join(leg, now)
-
-    def _join(self, leg: Leg, now: float) -> None:
-        if leg.conference is None:
-            return
-        leg.grade = Grade.FULL
-        conference = self.conferences.get(leg.conference)
-        if conference is None:
-            conference = self.conferences[leg.conference] = Conference(leg.conference, self._out)
-        self._out.put(BindLeg(leg.id, leg.conference))
-        self._out.count(Counter.JOINS, "trunk" if leg.trunk else "full")
-        what = "trunk is up" if leg.trunk else "leg is full"
-        self._out.log(Level.INFO, what, leg=leg.id, conference=leg.conference, peer=leg.peer)
-        conference.join(leg, now)
-        conference.check_trunks(now)
-        self._unsettled.add(leg.conference)
-
-    def _grade(self, leg: Leg, standing: Standing, now: float) -> None:
-        leg.listed = leg.listed or standing.listed
-        self._watch_expiry(leg, standing)
-        full = standing.grade is Grade.FULL and self.caught_up
-        if full and leg.grade is Grade.HELD and leg.conference is not None:
-            leg.cancel_timer(Timer.HELD)
-            self._join(leg, now)
-        elif not full and leg.grade is Grade.FULL:
-            self._leave_conference(leg, now)
-            leg.grade = Grade.HELD
-            leg.tell()
-            leg.poll_offers(now)
-        if not full:
-            self._watch_held(leg, standing, now)
-
-    def _watch_held(self, leg: Leg, standing: Standing, now: float) -> None:
-        """A held leg ends after a time, unless its device says that it may come back to this focus."""
-        if standing.preferred:
-            leg.cancel_timer(Timer.HELD)
-        elif (leg.id, Timer.HELD) not in self.timers:
-            leg.set_timer(Timer.HELD, now + self._policy.held_timeout)
-
-    def _watch_expiry(self, leg: Leg, standing: Standing) -> None:
-        if leg.conference is None:
-            return
-        entry = self._rooms.open(leg.conference.room_id).entry(leg.envelope.conf_id, leg.peer)
-        if entry is None or not standing.listed:
-            leg.cancel_timer(Timer.EXPIRY)
-        else:
-            leg.set_timer(Timer.EXPIRY, self._rooms.freeze.extend(entry.deadline))
-
-    def _leave_conference(self, leg: Leg, now: float) -> None:
-        conference = self._conference_of(leg)
-        if conference is None:
-            return
-        conference.leave(leg, now)
-        self._unsettled.add(conference.key)
-        if not conference.legs:
-            del self.conferences[conference.key]
-
-    def _conference_of(self, leg: Leg) -> Conference | None:
-        """The conference in which this leg is full."""
-        conference = self.conferences.get(leg.conference) if leg.conference is not None else None
-        return conference if conference is not None and leg.id in conference.legs else None
 
 
 def _named(fact: ev.RoomFact) -> set[ConfId]:

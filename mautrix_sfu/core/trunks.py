@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from .books import Books
 from .cascade import ANSWER_TIMEOUT, Cascade, Dial, Drop, Verdict
 from .commands import ApplyAnswer, Counter, Level, MakeInvite, OpenLeg, SendInvite, StoreLeg
 from .events import Answer, Envelope, Invite, InviteMade
+from .grades import Grades
 from .ids import CallId, ConferenceKey, Device, LegId
 from .leg import CONNECT_TIMEOUT, Leg, State, Timer
 from .membership import Room, Rooms
@@ -14,36 +14,36 @@ from .outbox import Outbox
 from .policy import Policy
 from .tracks import RemotePublications
 
-if TYPE_CHECKING:
-    from .focus import Focus
-
 INVITE_LIFETIME = 10.0  # seconds: what a focus does not answer by then it need not answer
 
 
 class Trunks:
     """The trunks of one focus. `settle` is called for a conference whenever its people, foci or trunks changed."""
 
-    def __init__(self, focus: Focus, policy: Policy, rooms: Rooms, out: Outbox) -> None:
-        self._focus = focus
-        self._policy = policy
+    def __init__(
+        self, books: Books, rooms: Rooms, policy: Policy, cascade: Cascade, grades: Grades, out: Outbox
+    ) -> None:
+        self._books = books
         self._rooms = rooms
+        self._policy = policy
+        self._cascade = cascade
+        self._grades = grades
         self._out = out
-        self.cascade = Cascade(policy.focus)
 
     # ------------------------------------------------------------ what is wanted
 
     def settle(self, key: ConferenceKey, now: float) -> None:
         """Dial and drop as room state and the people here want it."""
         room = self._rooms.get(key.room_id)
-        conference = self._focus.conferences.get(key)
+        conference = self._books.conferences.get(key)
         foci = [peer for peer in self.foci(room, key, now) if peer != self._policy.focus]
         local = conference is not None and bool(conference.participants)
-        for action in self.cascade.settle(key, foci, local, now):
+        for action in self._cascade.settle(key, foci, local, now):
             match action:
                 case Drop(leg=leg_id):
-                    leg = self._focus.legs.get(leg_id)
+                    leg = self._books.legs.get(leg_id)
                     if leg is not None:
-                        self._focus.end(leg, "user_hangup", now)
+                        self._grades.end(leg, "user_hangup", now)
                 case Dial(peer=peer):
                     self._dial(key, peer, now)
 
@@ -67,25 +67,18 @@ class Trunks:
             return None
         return ConferenceKey(envelope.room_id, envelope.conf_id)
 
-    def allowed(self, leg: Leg, now: float) -> bool:
-        """Whether a trunk still has a place in its conference."""
-        room = self._rooms.get(leg.conference.room_id) if leg.conference is not None else None
-        if room is None or leg.conference is None:
-            return False
-        return room.takes_trunks(leg.conference.conf_id, leg.peer, self._policy, now) is None
-
     # ------------------------------------------------------------ dialling
 
     def _dial(self, key: ConferenceKey, peer: Device, now: float) -> None:
         if self._count() >= self._policy.limits.trunks:
             self._out.count(Counter.BOUNDS_HIT, "trunks")
             return
-        leg_id = self._focus.new_leg_id()
+        leg_id = self._books.new_leg_id()
         call_id = CallId(f"{self._policy.trunk_session}-{leg_id}")
         envelope = Envelope(peer, call_id, key.conf_id, key.room_id, None, None, None, None)
         leg = self.make(leg_id, envelope, key, dials=True)
-        self._focus.add(leg, key, now)
-        self.cascade.dialled(key, peer, leg_id, now)
+        self._books.add(leg, key, now)
+        self._cascade.dialled(key, peer, leg_id, now)
         leg.set_timer(Timer.CONNECT, now + ANSWER_TIMEOUT)
         self._out.log(Level.INFO, "dialling a focus", leg=leg_id, conference=key, peer=peer)
         self._out.put(OpenLeg(leg_id, peer, dials=True))
@@ -99,10 +92,10 @@ class Trunks:
             return room is not None and room.lists_focus(key.conf_id, owner, envelope.sender, now)
 
         published = RemotePublications(leg_id, envelope.sender, believes)
-        return Leg(leg_id, envelope, self._policy, self._out, self._focus.timers, published, dials)
+        return Leg(leg_id, envelope, self._policy, self._out, self._books.timers, published, dials)
 
     def _count(self) -> int:
-        return sum(leg.trunk for leg in self._focus.legs.values())
+        return sum(leg.trunk for leg in self._books.legs.values())
 
     def invite_made(self, leg: Leg, event: InviteMade, now: float) -> None:
         """The first offer of a dial is there: send it."""
@@ -115,7 +108,7 @@ class Trunks:
         """The other focus answers."""
         if not leg.dials or leg.state is not State.INVITING:
             return
-        self.cascade.answered(leg.peer)
+        self._cascade.answered(leg.peer)
         leg.session = message.envelope.session_id
         if message.metadata is not None:
             leg.published.set_metadata(message.metadata, now)
@@ -127,22 +120,26 @@ class Trunks:
     def invited(self, invite: Invite, key: ConferenceKey, now: float) -> bool:
         """Another focus dials; False if its invite is refused."""
         peer = invite.envelope.sender
-        verdict, own = self.cascade.invited(key, peer, now)
+        verdict, own = self._cascade.invited(key, peer, now)
         if verdict is Verdict.REJECT:
-            self._focus.refuse(invite.envelope, "user_busy", "own_invite_is_first")
+            self._grades.refuse(invite.envelope, "user_busy", "own_invite_is_first")
             return False
-        if own is not None and (leg := self._focus.legs.get(own)) is not None:
-            self._focus.end(leg, "replaced", now)
+        if own is not None and (leg := self._books.legs.get(own)) is not None:
+            self._grades.end(leg, "replaced", now)
         if self._count() >= self._policy.limits.trunks:
             self._out.count(Counter.BOUNDS_HIT, "trunks")
-            self._focus.refuse(invite.envelope, "user_busy", "trunks")
+            self._grades.refuse(invite.envelope, "user_busy", "trunks")
             return False
         return True
+
+    def accepted(self, leg: Leg, key: ConferenceKey, now: float) -> None:
+        """The other focus's invite is being answered on this leg."""
+        self._cascade.accepted(key, leg.peer, leg.id, now)
 
     def connected(self, leg: Leg, now: float) -> None:
         """A trunk's ICE is up; of two that crossed the first stays."""
         if leg.conference is None:
             return
-        other = self.cascade.connected(leg.conference, leg.peer, leg.id)
-        if other is not None and (second := self._focus.legs.get(other)) is not None:
-            self._focus.end(second, "replaced", now)
+        other = self._cascade.connected(leg.conference, leg.peer, leg.id)
+        if other is not None and (second := self._books.legs.get(other)) is not None:
+            self._grades.end(second, "replaced", now)
