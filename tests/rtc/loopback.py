@@ -10,6 +10,7 @@ from mautrix_sfu.core.commands import SendTrack
 from mautrix_sfu.core.events import ChannelOpened, ConnectionLost, ReceivedTrack
 from mautrix_sfu.core.ids import LegId, Mid, Slot
 from mautrix_sfu.rtc import Rtc
+from mautrix_sfu.wire.dialling import usable_candidates
 from mautrix_sfu.wire.negotiation import Negotiation
 from tests.support.participant_connection import Connection
 
@@ -36,6 +37,7 @@ class LoopbackFocus:
         self.media = media
         self.legs: dict[LegId, FocusLeg] = {}
         self.rtc = Rtc(media, self, tuple(media.local_addresses))
+        self._slots: dict[tuple[LegId, Mid], Slot] = {}
 
     async def join(self, leg: LegId, connection: Connection) -> None:
         """As far as an open data channel."""
@@ -63,8 +65,7 @@ class LoopbackFocus:
     ) -> dict[Mid, tuple[LegId, ReceivedTrack]]:
         """Send the tracks of other legs: offer, answer, forward. Gives what goes where."""
         found = self.legs[leg]
-        tracks = [(source, track) for source in sources for track in self.legs[source].receives]
-        wanted = {Slot(source * 100 + int(track.mid)): (source, track) for source, track in tracks}
+        wanted = self._wanted(sources)
         offer = found.negotiation.make_offer(
             [SendTrack(slot, track.stream_id, track.track_id, track.kind) for slot, (_, track) in wanted.items()]
         )
@@ -81,6 +82,53 @@ class LoopbackFocus:
             self.media.forward(leg, mid, source, track.mid, width, height)
         return {mid: wanted[slot] for slot, mid in found.sends.items()}
 
+    def _wanted(self, sources: tuple[LegId, ...]) -> dict[Slot, tuple[LegId, ReceivedTrack]]:
+        tracks = [(source, track) for source in sources for track in self.legs[source].receives]
+        return {
+            self._slots.setdefault((source, track.mid), Slot(len(self._slots))): (source, track)
+            for source, track in tracks
+        }
+
+    # ------------------------------------------------------------ trunks
+
+    def dial(self, leg: LegId, other: LoopbackFocus, candidates: tuple[tuple[str, int], ...] | None = None) -> None:
+        """Open a trunk: `leg` is its name at both ends. ICE begins, with the candidates of the answer or others."""
+        for focus, dials in ((self, True), (other, False)):
+            focus.legs[leg] = FocusLeg(Negotiation(focus.rtc.open(leg, dials), dials=dials))
+            focus.media.set_group(leg, GROUP)
+        own, theirs = self.legs[leg].negotiation, other.legs[leg].negotiation
+        answer, _ = theirs.accept_offer(own.make_invite())
+        own.accept_answer(answer)
+        for focus in (self, other):
+            remote = focus.legs[leg].negotiation.remote
+            assert remote is not None
+            focus.rtc.start(leg, remote)
+        assert own.remote is not None
+        found = usable_candidates(own.remote, allow_private=True) if candidates is None else candidates
+        self.media.connect(leg, own.remote.ufrag, own.remote.pwd, found)
+
+    def send_over(
+        self, leg: LegId, other: LoopbackFocus, *sources: LegId, sizes: tuple[tuple[int | None, int | None], ...]
+    ) -> dict[Slot, Mid]:
+        """Send the tracks of other legs over a trunk, in the layers that these sizes choose."""
+        found, peer = self.legs[leg], other.legs[leg]
+        wanted = self._wanted(sources)
+        sends = [
+            SendTrack(slot, track.stream_id, track.track_id, track.kind, track.rids)
+            for slot, (_, track) in wanted.items()
+        ]
+        answer, peer.receives = peer.negotiation.accept_offer(found.negotiation.make_offer(sends))
+        found.receives, found.sends = found.negotiation.accept_answer(answer)
+        for focus in (self, other):
+            focus.media.set_plan(leg, focus.legs[leg].negotiation.plan)
+        for slot, mid in found.sends.items():
+            source, track = wanted[slot]
+            if track.rids:
+                self.media.forward_layers(leg, mid, source, track.mid, sizes)
+            else:
+                self.media.forward(leg, mid, source, track.mid, None, None)
+        return found.sends
+
     async def stop(self) -> None:
         """End everything."""
         await self.rtc.stop()
@@ -95,6 +143,12 @@ class LoopbackFocus:
 
     def on_ice_lost(self, leg: LegId) -> None:
         self.legs[leg].lost = ConnectionLost(leg, "ice_failed", "no consent")
+
+    def on_ice_failed(self, leg: LegId) -> None:
+        self.legs[leg].lost = ConnectionLost(leg, "ice_failed", "nobody answered")
+
+    def on_flow(self, leg: LegId, mid: Mid, flowing: bool) -> None:
+        pass
 
     def on_dtls(self, leg: LegId, datagram: bytes) -> None:
         self.rtc.feed_dtls(leg, datagram)
