@@ -144,12 +144,6 @@ class LoopbackFocus:
     def on_ice_lost(self, leg: LegId) -> None:
         self.legs[leg].lost = ConnectionLost(leg, "ice_failed", "no consent")
 
-    def on_ice_failed(self, leg: LegId) -> None:
-        self.legs[leg].lost = ConnectionLost(leg, "ice_failed", "nobody answered")
-
-    def on_flow(self, leg: LegId, mid: Mid, flowing: bool) -> None:
-        pass
-
     def on_dtls(self, leg: LegId, datagram: bytes) -> None:
         self.rtc.feed_dtls(leg, datagram)
 
