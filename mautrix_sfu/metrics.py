@@ -23,6 +23,7 @@ from prometheus_client.registry import Collector
 
 MAX_CAUSES = 64  # per counter; what is beyond counts as "other"
 GRADES = ("held", "full")
+KINDS = ("participant", "trunk")
 
 # By cause: what the core and the runtime count (core.commands.Counter has the core's names).
 COUNTERS = {
@@ -66,6 +67,10 @@ class _Leg(Protocol):
     def published(self) -> int: ...
     @property
     def sent(self) -> int: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def round_trip(self) -> float | None: ...
 
 
 class FocusState(Protocol):
@@ -174,10 +179,15 @@ class _FocusCollector(Collector):
 
     def collect(self) -> Iterable[Metric]:
         state = self._read()
-        legs = GaugeMetricFamily("mautrix_sfu_legs", "Connections, by grade", labels=["grade"])
-        for grade in GRADES:
-            legs.add_metric([grade], sum(leg.grade == grade for leg in state.legs))
+        legs = GaugeMetricFamily("mautrix_sfu_legs", "Connections, by kind and grade", labels=["kind", "grade"])
+        for kind in KINDS:
+            for grade in GRADES:
+                legs.add_metric([kind, grade], sum((leg.kind, leg.grade) == (kind, grade) for leg in state.legs))
         yield legs
+        trips = [leg.round_trip for leg in state.legs if leg.kind == "trunk" and leg.round_trip is not None]
+        yield GaugeMetricFamily(
+            "mautrix_sfu_trunk_round_trip_seconds", "The longest round trip of any trunk", value=max(trips, default=0.0)
+        )
         for name, text, value in (
             ("conferences", "Conferences that have a leg", len(state.conferences)),
             ("published_tracks", "Tracks that participants publish", sum(leg.published for leg in state.legs)),

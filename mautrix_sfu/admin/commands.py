@@ -84,15 +84,15 @@ def _calls(arguments: Sequence[str], context: Context) -> Reply:
             if not conferences:
                 return paragraph("There are no calls.")
             return table(
-                ("room", "call", "in the call", "waiting", "tracks in", "tracks out", "since"),
+                ("room", "call", "in the call", "waiting", "trunks", "tracks in", "tracks out", "since"),
                 [_call_row(key, legs) for key, legs in sorted(conferences.items())],
             )
         case [which]:
             chosen = {key: legs for key, legs in conferences.items() if which in (key.room_id, key.conf_id)}
             if not chosen:
                 return paragraph(f"No call has the id or the room {which[:255]}; `calls` lists them all.")
-            columns = ("user", "device", "room", "state", "tracks in", "tracks out", "since")
-            return table(columns, [_leg_row(leg) for _, legs in sorted(chosen.items()) for leg in legs])
+            columns = ("user", "device", "by", "room", "state", "tracks in", "tracks out", "round trip", "since")
+            return table(columns, [row for _, legs in sorted(chosen.items()) for leg in legs for row in _leg_rows(leg)])
         case _:
             raise UsageError
 
@@ -102,18 +102,28 @@ def _call_row(key: ConferenceKey, legs: Sequence[LegView]) -> tuple[object, ...]
     return (
         key.room_id,
         key.conf_id,
-        grades.count("full"),
+        sum(leg.grade == "full" and leg.kind == "participant" for leg in legs),
         grades.count("held"),
+        sum(leg.kind == "trunk" for leg in legs),
         sum(leg.published for leg in legs),
         sum(leg.sent for leg in legs),
         duration(max(leg.age for leg in legs)),
     )
 
 
-def _leg_row(leg: LegView) -> tuple[object, ...]:
+def _leg_rows(leg: LegView) -> list[tuple[object, ...]]:
+    """A participant or a trunk, and under a trunk the people whom it brings."""
     room = leg.conference.room_id if leg.conference is not None else ""
     state = f"{leg.state}, {leg.grade}"
-    return (leg.peer.user_id, leg.peer.device_id, room, state, leg.published, leg.sent, duration(leg.age))
+    by = "trunk" if leg.kind == "trunk" else "this focus"
+    trip = "" if leg.round_trip is None else f"{leg.round_trip * 1000:.0f} ms"
+    who = (leg.peer.user_id, leg.peer.device_id)
+    rows: list[tuple[object, ...]] = [
+        (*who, by, room, state, leg.published, leg.sent, trip, duration(leg.age)),
+    ]
+    beyond = f"trunk to {leg.peer.user_id}"
+    rows += [(one.user_id, one.device_id, beyond, room, "", "", "", "", "") for one in leg.carries]
+    return rows
 
 
 COMMANDS = (

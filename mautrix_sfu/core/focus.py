@@ -132,6 +132,7 @@ class Focus:
                 sum(grant.mid is not None for grant in leg.subscriptions.granted.values()),
                 "trunk" if leg.trunk else "participant",
                 leg.liveness.round_trip if leg.liveness is not None else None,
+                tuple(sorted({stream.owner for stream in leg.published.streams.values()})) if leg.trunk else (),
             )
             for leg in self._books.legs.values()
         )

@@ -21,6 +21,7 @@ class LegView:
     sent: int  # tracks forwarded to it
     kind: str = "participant"  # | "trunk"
     round_trip: float | None = None  # seconds, over the data channel
+    carries: tuple[Device, ...] = ()  # a trunk: the other focus's participants whose streams it shows
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -93,6 +94,7 @@ def test_calls_lists_each_call_with_who_is_in_it() -> None:
         "the",
         "call",
         "waiting",
+        "trunks",
         "tracks",
         "in",
         "tracks",
@@ -100,8 +102,8 @@ def test_calls_lists_each_call_with_who_is_in_it() -> None:
         "since",
     ]
     assert [line.split() for line in lines[1:]] == [
-        ["!one:x.org", "c1", "1", "1", "4", "6", "2", "min", "5", "s"],
-        ["!two:x.org", "c1", "1", "0", "2", "3", "2", "min", "5", "s"],
+        ["!one:x.org", "c1", "1", "1", "0", "4", "6", "2", "min", "5", "s"],
+        ["!two:x.org", "c1", "1", "0", "0", "2", "3", "2", "min", "5", "s"],
     ]
     assert ask("calls").body == "There are no calls."
 
@@ -109,8 +111,32 @@ def test_calls_lists_each_call_with_who_is_in_it() -> None:
 @pytest.mark.parametrize("which", ["!one:x.org", "c1"])
 def test_one_call_is_shown_with_its_participants(which: str) -> None:
     body = ask(f"calls {which}", leg(), leg(user="@b:x.org", grade="held")).body
-    assert "@a:x.org  DEV     !one:x.org  open, full" in body
-    assert "@b:x.org  DEV     !one:x.org  open, held" in body
+    assert "@a:x.org  DEV     this focus  !one:x.org  open, full" in body
+    assert "@b:x.org  DEV     this focus  !one:x.org  open, held" in body
+
+
+def test_a_trunk_is_shown_with_its_round_trip_and_whom_it_brings() -> None:
+    far = Device(UserId("@carol:y.org"), DeviceId("CAROL"))
+    trunk = replace(leg(user="@sfu:y.org"), kind="trunk", round_trip=0.0234, carries=(far,))
+    rows = [line.split() for line in ask("calls c1", leg(), trunk).body.splitlines()]
+    assert [
+        "@sfu:y.org",
+        "DEV",
+        "trunk",
+        "!one:x.org",
+        "open,",
+        "full",
+        "2",
+        "3",
+        "23",
+        "ms",
+        "2",
+        "min",
+        "5",
+        "s",
+    ] in rows
+    assert ["@carol:y.org", "CAROL", "trunk", "to", "@sfu:y.org", "!one:x.org"] in rows
+    assert ask("calls", leg(), trunk).body.splitlines()[1].split()[2:5] == ["1", "0", "1"]
 
 
 def test_a_call_that_is_not_there_is_said() -> None:

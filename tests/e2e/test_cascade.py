@@ -9,13 +9,11 @@ import pytest
 
 from tests.support.browser import Browser
 from tests.support.federation import Federation
-from tests.support.federation_call import FederatedCall, hear, meet, see, see_and_hear, shown
+from tests.support.federation_call import LARGE, SMALL, FederatedCall, hear, meet, see, see_and_hear, shown
 from tests.support.federation_watch import Silence, all_pairs, crossings, rtp_sent
 from tests.support.focus import FocusProcess
 
 pytestmark = pytest.mark.synapse
-
-SMALL, LARGE = (160, 90), (640, 360)
 
 
 async def test_people_on_three_foci_see_and_hear_each_other(federation: Federation) -> None:
@@ -31,6 +29,7 @@ async def test_people_on_three_foci_see_and_hear_each_other(federation: Federati
             assert person.connection.undecryptable == person.connection.unknown == 0
             for other in people:
                 if other is not person:
+                    assert person.video_of(other).size == SMALL
                     assert person.video_of(other).picture_gaps == person.audio_of(other).missing == 0
         async with Silence(all_pairs(*people)) as silence:
             await asyncio.sleep(2)
@@ -123,7 +122,7 @@ async def test_who_moves_to_another_focus_is_missing_for_less_than_a_second(fede
         watchers = (alice, bob, carol)
         await meet(*watchers)
         for watcher in watchers:
-            await watcher.subscribe_to(*(other for other in (*watchers, mover) if other is not watcher))
+            await watcher.subscribe_to(mover, size=SMALL)
         for watcher in watchers:
             await see_and_hear(watcher, mover)
         async with Silence((watcher, mover) for watcher in watchers) as silence:

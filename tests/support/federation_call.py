@@ -130,8 +130,14 @@ class FederatedCall(Call):
         return await browser.open(at.focus.address, session, name)
 
 
-async def meet(*people: Participant, size: tuple[int, int] | None = None) -> None:
-    """Everybody subscribes to everybody else; returns when all see and hear each other."""
+SMALL, LARGE = (160, 90), (640, 360)
+
+
+async def meet(*people: Participant, size: tuple[int, int] = SMALL) -> None:
+    """Everybody subscribes to everybody else; returns when all see and hear each other.
+
+    Small by default: all of them live in this one process, which on two cores loses packets of large pictures.
+    """
     for one in people:
         await one.subscribe_to(*(other for other in people if other is not one), size=size)
     for one in people:
