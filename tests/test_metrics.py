@@ -56,11 +56,11 @@ def test_everything_that_the_core_and_the_matrix_edge_count_has_a_metric(metrics
 def test_a_scrape_shows_the_focus_as_it_is_now(metrics: Metrics) -> None:
     now = view()
     metrics.watch_focus(lambda: now)
-    assert scrape(metrics)["mautrix_sfu_legs|kind=participant|grade=full"] == 0
+    assert scrape(metrics)["mautrix_sfu_legs|grade=full|kind=participant"] == 0
     now = view("full", "full", "held")
     samples = scrape(metrics)
-    assert samples["mautrix_sfu_legs|kind=participant|grade=full"] == 2
-    assert samples["mautrix_sfu_legs|kind=participant|grade=held"] == 1
+    assert samples["mautrix_sfu_legs|grade=full|kind=participant"] == 2
+    assert samples["mautrix_sfu_legs|grade=held|kind=participant"] == 1
     assert samples["mautrix_sfu_conferences"] == 1
     assert samples["mautrix_sfu_published_tracks"] == 6
     assert samples["mautrix_sfu_forwarded_tracks"] == 9
