@@ -290,13 +290,19 @@ class Room:
         return member.received_ms
 
     def foci(self, conf_id: ConfId, now: float) -> tuple[Device, ...]:
-        """The active foci of a call's unexpired devices whose users are joined, the longest listed first."""
+        """The active foci of a call's unexpired devices whose users are joined, the longest listed first.
+
+        A device that is itself in the call is a participant, whoever calls it a focus: else any member
+        could turn another's call into a trunk.
+        """
         call = self._calls.get(conf_id)
         if call is not None and call.terminated:
             return ()
-        listing = self._listings.get(conf_id, {})
         current = (
-            focus for focus, devices in listing.items() if any(self._counts(d, u, now) for d, u in devices.items())
+            focus
+            for focus, devices in self._listings.get(conf_id, {}).items()
+            if self.entry(conf_id, focus) is None
+            and any(self._counts(device, until, now) for device, until in devices.items())
         )
         return tuple(islice(current, MAX_FOCI))
 

@@ -528,6 +528,18 @@ def test_a_focus_speaks_only_for_its_own_participants() -> None:
     assert counts["stream_of_a_stranger"] == 2, "the ghost and the participant who is not of that focus"
 
 
+def test_who_is_in_the_call_stays_a_participant_though_a_member_lists_the_device_as_a_focus() -> None:
+    world = World(1, seed=7)
+    world.move(person(0), focus(0))
+    world.list_foci(person(1), person(0), focus(0))
+    world.run(1)
+    world.move(person(0), focus(0))
+    world.call(person(0), focus(0))
+    world.run(30)
+    views = world.nodes[focus(0)].core.view(world.now).legs
+    assert [(view.peer, view.kind) for view in views] == [(person(0), "participant")]
+
+
 @given(
     count=st.integers(2, 6),
     seed=st.integers(0, 10_000),
