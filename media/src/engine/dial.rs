@@ -13,7 +13,7 @@ const PACE: u64 = 50 * MILLISECOND;
 /// Time until a check of one address is repeated; it doubles with each.
 const FIRST_REPEAT: u64 = 100 * MILLISECOND;
 /// ... up to this.
-const MAX_REPEAT: u64 = 1600 * MILLISECOND;
+const MAX_REPEAT: u64 = 800 * MILLISECOND;
 /// Without an answered nomination for this long, the peer cannot be reached.
 const PATIENCE: u64 = 10 * SECOND;
 /// Consent is asked for this often (RFC 7675, section 5.1), and up to `CONSENT_SPREAD` later.
@@ -252,8 +252,8 @@ mod tests {
         assert!(sent.windows(2).all(|pair| pair[1].0 - pair[0].0 >= 50));
         assert_eq!(sent[..8].iter().map(|(_, peer)| *peer).collect::<Vec<_>>(), list[..8]);
         let to_first = sent.iter().filter(|(_, peer)| *peer == list[0]).count();
-        assert!((8..=11).contains(&to_first), "{to_first} checks of one address");
-        assert!(sent.len() <= 8 * 11);
+        assert!((14..=15).contains(&to_first), "{to_first} checks of one address");
+        assert!(sent.len() <= 8 * 15);
     }
 
     #[test]

@@ -209,6 +209,11 @@ impl Outgoing {
         }
     }
 
+    /// The source layer that it carries, or will next.
+    pub fn carries(&self) -> Option<usize> {
+        self.target.or(self.current.map(|(layer, _)| layer))
+    }
+
     /// It carries the layer that it should.
     pub fn has_target(&self, track: &Track) -> bool {
         self.target.is_some_and(|target| self.current == Some((target, track.layers[target].epoch)))

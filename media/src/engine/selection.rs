@@ -61,7 +61,7 @@ impl Engine {
             let mut siblings = streams.iter().filter(|(other, _, sibling)| *other == leg && sibling.mid == stream.mid);
             let waits = siblings.any(|(_, _, sibling)| sibling.target.is_some() && !sibling.has_target(track));
             let mut before = streams.iter().take_while(|(other, place, _)| (*other, *place) != (leg, index));
-            let same = |before: &Outgoing| before.target.is_some() && before.target == stream.target;
+            let same = |before: &Outgoing| before.carries().is_some() && before.carries() == stream.carries();
             let doubled = before.any(|(other, _, before)| *other == leg && same(before));
             changes.push((leg, index, stream.target.is_none() && !waits, doubled));
         }

@@ -75,3 +75,37 @@ fn bind_one(address: SocketAddr) -> io::Result<UdpSocket> {
     sys::enlarge_buffers(&socket);
     Ok(socket)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn addresses(texts: &[&str]) -> Vec<SocketAddr> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    /// The bound address, and how many candidates it reaches.
+    fn dial_from(binds: &[&str], candidates: &[&str]) -> (IpAddr, usize) {
+        let (socket, reached) = bind_to_dial(&addresses(binds), &addresses(candidates)).unwrap();
+        let local = socket.local_addr().unwrap();
+        assert!(
+            binds.iter().all(|bind| bind.parse::<SocketAddr>().unwrap().port() != local.port()),
+            "a port of its own"
+        );
+        (local.ip(), reached.len())
+    }
+
+    #[test]
+    fn a_dialling_socket_is_bound_where_it_reaches_the_first_candidate_that_can_be_reached() {
+        let loopback = IpAddr::from(Ipv4Addr::LOCALHOST);
+        assert_eq!(dial_from(&["127.0.0.1:9"], &["127.0.0.1:5", "[::1]:5", "127.0.0.2:5"]), (loopback, 2));
+        assert_eq!(dial_from(&["0.0.0.0:9"], &["192.0.2.1:5"]), (Ipv4Addr::UNSPECIFIED.into(), 1));
+        assert_eq!(dial_from(&["0.0.0.0:9"], &["[2001:db8::1]:5", "192.0.2.1:5"]), (Ipv4Addr::UNSPECIFIED.into(), 1));
+        assert_eq!(dial_from(&["127.0.0.1:9"], &["192.0.2.1:5"]), (loopback, 1), "there is no better one");
+        assert_eq!(dial_from(&["127.0.0.1:9"], &["[2001:db8::1]:5"]), (loopback, 0));
+        assert_eq!(dial_from(&["127.0.0.1:9"], &[]), (loopback, 0));
+        assert_eq!(dial_from(&["127.0.0.1:9"], &["[::ffff:127.0.0.1]:5"]), (loopback, 1));
+        let gone = bind_to_dial(&addresses(&["192.0.2.1:9"]), &addresses(&["192.0.2.2:5"]));
+        assert_eq!(gone.unwrap_err().kind(), io::ErrorKind::AddrNotAvailable);
+    }
+}
