@@ -107,13 +107,24 @@ class FocusProcess:
             response.raise_for_status()
             return await response.text()
 
+    async def samples(self, name: str) -> list[tuple[dict[str, str], float]]:
+        """All samples of this name in /metrics: labels and value."""
+        families = text_string_to_metric_families(await self.get("metrics"))
+        return [
+            (dict(sample.labels), float(sample.value))
+            for family in families
+            for sample in family.samples
+            if sample.name == name
+        ]
+
     async def metric(self, name: str, **labels: str) -> float:
         """The value of one sample of /metrics; 0 for one that is not there (yet)."""
-        for family in text_string_to_metric_families(await self.get("metrics")):
-            for sample in family.samples:
-                if sample.name == name and labels.items() <= sample.labels.items():
-                    return float(sample.value)
-        return 0.0
+        fitting = (value for found, value in await self.samples(name) if labels.items() <= found.items())
+        return next(fitting, 0.0)
+
+    async def total(self, name: str) -> float:
+        """The sum of a metric over its labels."""
+        return sum(value for _, value in await self.samples(name))
 
     @property
     def exit_code(self) -> int | None:
