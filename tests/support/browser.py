@@ -92,6 +92,12 @@ class CallPage:
         await self.page.get_by_role("button", name="Leave").click()
         await self.page.locator("button.join").wait_for()
 
+    async def crash(self) -> None:
+        """Let the page end as in a power cut: it says nothing to anybody."""
+        devtools = await self.context.new_cdp_session(self.page)
+        async with self.page.expect_event("crash"):
+            await devtools.send("Page.crash")
+
     async def press(self, control: str) -> None:
         """Press the switch of `audio`, `video` or `screen`."""
         await self.page.locator(f"button.control.{control}").click()
@@ -132,6 +138,11 @@ class CallPage:
         """Return the statistics of each layer that is sent; nothing while there is no leg."""
         stats = await self.ask("stats")
         return [s for s in (stats or {}).get("outbound", []) if s["kind"] == kind]
+
+    async def slowed_by_cpu(self) -> list[str]:
+        """Return the video layers that Chromium holds back because this machine is too slow."""
+        layers = await self.outbound("video")
+        return [str(layer.get("rid")) for layer in layers if layer.get("qualityLimitationReason") == "cpu"]
 
     async def words(self) -> str:
         """Return all that the page says now."""
@@ -201,9 +212,8 @@ class CallPage:
         """Return what the page says, its statistics and its console, for a failure's message."""
         try:
             words = (await self.words()).replace("\n", " | ")
-            return (
-                f"says: {words}\nstats: {await self.ask('stats')}\nfeeds: {await self.feeds()}\nconsole: {self.console}"
-            )
+            slow = "THIS MACHINE IS TOO SLOW FOR THE TEST (cpu-limited)\n" if await self.slowed_by_cpu() else ""
+            return f"{slow}says: {words}\nstats: {await self.ask('stats')}\nfeeds: {await self.feeds()}\nconsole: {self.console}"
         except Exception as error:  # the page itself may be gone
             return f"cannot be asked: {error}\nconsole: {self.console}"
 
