@@ -292,9 +292,12 @@ impl Engine {
 
     fn forget_voice(&mut self, key: usize, track: usize) {
         if let Some(group) = self.legs[key].group
-            && let Some(speakers) = self.speakers.get_mut(&group)
+            && let Entry::Occupied(mut speakers) = self.speakers.entry(group)
         {
-            speakers.remove((key, track));
+            speakers.get_mut().remove((key, track));
+            if speakers.get().is_empty() {
+                speakers.remove();
+            }
         }
     }
 
