@@ -105,6 +105,11 @@ class Focus:
         """Whether membership events of this room are of interest."""
         return self._rooms.get(RoomId(room_id)) is not None
 
+    def holds(self, fact: ev.RoomFact) -> bool:
+        """Whether this event counts, so that it is worth keeping for after a restart."""
+        room = self._rooms.get(fact.room_id)
+        return room is not None and room.holds(fact)
+
     def redacted(self, redaction: ev.Redacted) -> bool:
         """Whether this redaction emptied its sender's own member event."""
         room = self._rooms.get(redaction.room_id)

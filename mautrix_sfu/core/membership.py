@@ -136,6 +136,18 @@ class Room:
                 self._apply_membership(fact)
         return gap
 
+    def holds(self, fact: RoomFact) -> bool:
+        """Whether this event counts: a fork that speaks against a known leave, ban or end does not."""
+        held: _Call | _Member | _CallMember | None
+        match fact:
+            case CallChanged():
+                held = self._calls.get(fact.conf_id)
+            case MembershipChanged():
+                held = self._members.get(fact.user_id)
+            case CallMemberChanged():
+                held = self._call_members.get(fact.user_id)
+        return held is not None and held.event_id == fact.event_id
+
     def redact(self, sender: UserId, event_id: EventId) -> bool:
         """Take in a redaction; True if the event is one that counts here.
 

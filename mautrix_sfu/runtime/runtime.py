@@ -142,7 +142,7 @@ class Runtime:
             self._metrics.count("room_events_ignored", fact.value)
             return
         self._feed(fact)
-        if self._store is not None and self._focus.tracks_room(fact.room_id):
+        if self._store is not None and self._focus.holds(fact):
             kept = room_events.worth_storing(event)
             self._store.put_fact(fact.room_id, kept["type"], kept["state_key"], kept, now_ms)
 

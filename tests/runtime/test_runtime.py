@@ -229,6 +229,25 @@ async def test_a_stored_leg_is_hung_up_after_a_restart_and_its_facts_count_again
     after.stop()
 
 
+async def test_a_fork_against_a_known_ban_is_not_stored_so_that_it_does_not_count_after_a_restart_either() -> None:
+    before, edges, _ = make()
+    member = {"type": "m.room.member", "room_id": ROOM, "sender": "@a:hs", "state_key": "@a:hs"}
+    before.on_room_event(member_event("@a:hs", 1))
+    before.on_room_event({**member, "event_id": "$ban", "content": {"membership": "ban"}})
+    forked = {"membership": "join"}
+    before.on_room_event({**member, "event_id": "$f", "content": forked, "unsigned": {"replaces_state": "$older"}})
+    before.stop()
+    kept = {(each[1], each[2]): each[3] for each in edges.of("fact")}  # as the store does: one of a key
+    assert kept["m.room.member", "@a:hs"]["event_id"] == "$ban"
+
+    after, edges, _ = make()
+    after.restore([(event, _now_ms()) for event in kept.values()], ())
+    after.on_to_device([invite("@a:hs", "c")], "p")
+    await asyncio.sleep(0.05)
+    assert not answers(edges, "@a:hs")
+    after.stop()
+
+
 async def test_a_full_channel_gets_only_the_newest_metadata_when_there_is_room() -> None:
     runtime, edges, _ = make()
     for n, user in enumerate(("@a:hs", "@b:hs", "@c:hs")):
