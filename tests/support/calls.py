@@ -24,12 +24,12 @@ class Call:
         self.deployment = deployment
         self.conf_id = secrets.token_hex(6)
         self.room_id = ""
-        self._host: Client | None = None
+        self.host: Client  # who made the room
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
-        self._host = await self.user("host")
-        self.room_id = await self.deployment.room_with_call(self.conf_id, self._host)
+        self.host = await self.user("host")
+        self.room_id = await self.deployment.room_with_call(self.conf_id, self.host)
         return self
 
     async def __aexit__(
@@ -45,14 +45,16 @@ class Call:
     async def member(self, name: str) -> Client:
         """A user who is joined to the room."""
         client = await self.user(name)
-        assert self._host is not None
-        await self._host.invite(self.room_id, client.user_id)
+        await self.host.invite(self.room_id, client.user_id)
         await client.join(self.room_id)
         return client
 
     async def participant(self, name: str, *, member: bool = True, mischief: Mischief | None = None) -> Participant:
         """A device of a new user; it has not joined the call."""
-        client = await (self.member if member else self.user)(name)
+        return await self.device(await (self.member if member else self.user)(name), mischief=mischief)
+
+    async def device(self, client: Client, *, mischief: Mischief | None = None) -> Participant:
+        """A user's device; it has not joined the call."""
         made = Participant(
             self.deployment.synapse.base_url,
             client.user_id,
@@ -172,6 +174,8 @@ class Watch:
 
     def check(self) -> None:
         """Raise AssertionError if something stopped, or if the focus had trouble."""
+        drops = kernel_drops()
+        print("drops", drops.get(self._focus.udp_port), [drops.get(p.connection.socket.address[1]) for p in self._pair])
         assert not self.gaps, f"in {self.windows} windows of {WINDOW:g} s: {self.gaps}"
         assert self._focus.exit_code is None, f"the focus ended with {self._focus.exit_code}"
         for one, other in self._directions():
@@ -218,3 +222,13 @@ def troubles(log: str) -> list[str]:
             line,
         )
     ]
+
+
+def kernel_drops() -> dict[int, int]:
+    """Datagrams that the kernel threw away, by local port."""
+    drops = {}
+    with open("/proc/net/udp") as table:
+        for line in list(table)[1:]:
+            words = line.split()
+            drops[int(words[1].partition(":")[2], 16)] = int(words[-1])
+    return drops

@@ -221,6 +221,11 @@ class Participant:
     async def publish_state(self, *, in_call: bool = True, active: bool = True) -> None:
         """Send the call member event: this device with this focus, or without either."""
         call = self._current()
+        content = self.membership(call.conf_id, active=active) if in_call else {"m.calls": []}
+        await self.matrix.send_state(call.room_id, CALL_MEMBER, self.device.user_id, content)
+
+    def membership(self, conf_id: str, *, active: bool = True) -> dict[str, Any]:
+        """The content of a call member event that lists this device."""
         foci = [{"user_id": self.focus.user_id, "device_id": self.focus.device_id}]
         device = {
             "device_id": self.mischief.state_device or self.device.device_id,
@@ -230,8 +235,7 @@ class Participant:
             FOCI_ACTIVE: foci if active else [],
             FOCI_PREFERRED: foci,
         }
-        calls = [{"m.call_id": call.conf_id, "m.devices": [device]}] if in_call else []
-        await self.matrix.send_state(call.room_id, CALL_MEMBER, self.device.user_id, {"m.calls": calls})
+        return {"m.calls": [{"m.call_id": conf_id, "m.devices": [device]}]}
 
     async def invite(self) -> None:
         """Send the invite and the candidates, as the deployed client does."""

@@ -184,7 +184,7 @@ class Connection:
                 self.ice.receive(data)
             case "dtls":
                 self.peer.pipe.feed(data)
-            case "rtp":
+            case "rtp" | "rtcp":
                 self._on_srtp(data)
 
     def _on_srtp(self, data: bytes) -> None:

@@ -12,6 +12,8 @@ from typing import Any, cast
 
 from aioice import stun
 
+from .participant_rtp import is_rtcp
+
 CHECK_INTERVAL = 0.05  # seconds between checks until the first is answered
 CONSENT_INTERVAL = 2.0  # seconds, as Chromium's
 _PRIORITY = 126 << 24 | 65535 << 8 | 255
@@ -21,8 +23,8 @@ class Socket(asyncio.DatagramProtocol):
     """A UDP socket that counts what arrives, whether it is understood or not."""
 
     def __init__(self, on_datagram: Callable[[bytes], None]) -> None:
-        self.counts: Counter[str] = Counter()  # "stun", "dtls", "rtp" (with RTCP), "other"
-        self.last_rtp: float | None = None  # time.monotonic()
+        self.counts: Counter[str] = Counter()  # "stun", "dtls", "rtp", "rtcp", "other"
+        self.last: dict[str, float] = {}  # time.monotonic() of the last of each kind
         self._on_datagram = on_datagram
         self._transport: asyncio.DatagramTransport | None = None
 
@@ -32,8 +34,7 @@ class Socket(asyncio.DatagramProtocol):
     def datagram_received(self, data: bytes, addr: Any) -> None:
         kind = classify(data)
         self.counts[kind] += 1
-        if kind == "rtp":
-            self.last_rtp = time.monotonic()
+        self.last[kind] = time.monotonic()
         self._on_datagram(data)
 
     def error_received(self, exc: Exception) -> None:
@@ -58,13 +59,15 @@ class Socket(asyncio.DatagramProtocol):
 
 
 def classify(data: bytes) -> str:
-    """What a datagram is (RFC 7983)."""
+    """What a datagram is (RFC 7983, RFC 5761)."""
     first = data[0] if data else 255
     if first < 4:
         return "stun"
     if 20 <= first < 64:
         return "dtls"
-    return "rtp" if 128 <= first < 192 else "other"
+    if not 128 <= first < 192:
+        return "other"
+    return "rtcp" if is_rtcp(data) else "rtp"
 
 
 class IceAgent:
@@ -116,22 +119,33 @@ class IceAgent:
             self.answered += 1
             self.connected.set()
 
+    @property
+    def remote_credentials(self) -> tuple[str, str]:
+        """(ufrag, password) of the focus."""
+        return self._remote_ufrag, self._remote_pwd
+
     def check(self) -> bytes:
         """A binding request that nominates."""
-        request = stun.Message(stun.Method.BINDING, stun.Class.REQUEST)
-        request.attributes["USERNAME"] = f"{self._remote_ufrag}:{self.ufrag}"
-        request.attributes["PRIORITY"] = _PRIORITY
-        request.attributes["ICE-CONTROLLING"] = secrets.randbits(64)
-        request.attributes["USE-CANDIDATE"] = None
-        request.add_message_integrity(self._remote_pwd.encode())
-        request.add_fingerprint()
-        return bytes(request)
+        return binding_request(f"{self._remote_ufrag}:{self.ufrag}", self._remote_pwd)
 
     async def _check(self) -> None:
         while True:
             if self.remote is not None and self.consent:
                 self._send(self.check(), self.remote)
             await asyncio.sleep(CONSENT_INTERVAL if self.connected.is_set() else CHECK_INTERVAL)
+
+
+def binding_request(username: str, pwd: str, *, nominate: bool = True) -> bytes:
+    """A connectivity check (RFC 8445, section 7.2.4)."""
+    request = stun.Message(stun.Method.BINDING, stun.Class.REQUEST)
+    request.attributes["USERNAME"] = username
+    request.attributes["PRIORITY"] = _PRIORITY
+    request.attributes["ICE-CONTROLLING"] = secrets.randbits(64)
+    if nominate:
+        request.attributes["USE-CANDIDATE"] = None
+    request.add_message_integrity(pwd.encode())
+    request.add_fingerprint()
+    return bytes(request)
 
 
 def _credentials() -> tuple[str, str]:
