@@ -116,6 +116,9 @@ impl Engine {
         for stream in leg.streams.values_mut() {
             stream.position = PacketIndex::default();
         }
+        for former in &mut leg.former {
+            former.position = PacketIndex::default();
+        }
         let path = leg.ice.path();
         for mut datagram in std::mem::take(&mut leg.early) {
             if let Some(path) = path {
@@ -171,18 +174,24 @@ impl Engine {
                 let mut fresh = Track::new(mid.to_owned(), kind, receive);
                 fresh.size = track.size;
                 fresh.subscribers = std::mem::take(&mut track.subscribers);
-                leg.streams.retain(|_, stream| stream.layer.track != index);
                 let subscribers = fresh.subscribers.clone();
-                leg.tracks[index] = Some(Box::new(fresh));
+                if let Some(former) = leg.tracks[index].replace(Box::new(fresh)) {
+                    leg.retire_sources(index, &former);
+                }
                 for (leg, outgoing) in subscribers {
                     if let Some(outgoing) = &mut self.legs[leg].outgoing[outgoing] {
                         outgoing.current = None;
                         outgoing.rewriter.stop();
                     }
                 }
+                self.recall_sources(key, index);
                 index
             }
-            _ => place(&mut leg.tracks, Box::new(Track::new(mid.to_owned(), kind, receive))),
+            _ => {
+                let index = place(&mut leg.tracks, Box::new(Track::new(mid.to_owned(), kind, receive)));
+                self.recall_sources(key, index);
+                index
+            }
         };
         let simple = self.legs[key].tracks[index].as_ref().is_some_and(|track| track.layers.len() == 1);
         if let (Some((ssrc, rtx)), true) = (signalled.first(), simple) {
@@ -190,6 +199,19 @@ impl Engine {
             self.assign(key, *ssrc, layer, false);
             if let Some(rtx) = rtx {
                 self.assign(key, *rtx, layer, true);
+            }
+        }
+    }
+
+    /// Sources that were on the line of this new track before belong to it again.
+    fn recall_sources(&mut self, key: usize, index: usize) {
+        for (place, source) in self.legs[key].returning_sources(index) {
+            if self.legs[key].streams.contains_key(&source.ssrc) {
+                continue; // it went on elsewhere
+            }
+            self.assign(key, source.ssrc, place, source.repairs);
+            if let Some(stream) = self.legs[key].streams.get_mut(&source.ssrc) {
+                stream.position = source.position;
             }
         }
     }
@@ -282,7 +304,7 @@ impl Engine {
         self.forget_voice(key, index);
         let leg = &mut self.legs[key];
         let Some(track) = leg.tracks.get_mut(index).and_then(Option::take) else { return };
-        leg.streams.retain(|_, stream| stream.layer.track != index);
+        leg.retire_sources(index, &track);
         for (leg, outgoing) in track.subscribers {
             if let Some(outgoing) = &mut self.legs[leg].outgoing[outgoing] {
                 outgoing.detach();

@@ -256,4 +256,7 @@ fn sources_of_one_leg_are_bounded() {
         world.rtp(1, header, 2, &[(4, format!("{ssrc}").as_bytes())], b"opus");
     }
     assert_eq!(world.engine.legs[0].streams.len(), 256);
+    world.command(Command::SetPlan { leg: 1, plan: Plan::default() });
+    assert_eq!(world.engine.legs[0].streams.len(), 0);
+    assert_eq!(world.engine.legs[0].former.len(), crate::engine::leg::MAX_FORMER);
 }

@@ -243,3 +243,21 @@ fn described_sizes_count_until_key_frames_tell() {
     camera.run(&mut world, &[0, 1, 2], 25);
     assert_eq!(world.peer(2).video().last().unwrap().mark().0, 2);
 }
+
+#[test]
+fn a_line_that_is_used_again_needs_not_be_named_again() {
+    let (mut world, mut camera) = meeting(None);
+    camera.run(&mut world, &[0, 1, 2], 25); // past the sequence number's wrap, and the last mid and rid
+    let mut without = publisher_plan();
+    without.lines.remove(0);
+    world.command(Command::SetPlan { leg: 1, plan: without });
+    camera.run(&mut world, &[0, 1, 2], 5);
+    let before = world.peer(2).video().len();
+    world.command(Command::SetPlan { leg: 1, plan: publisher_plan() });
+    world.forward(2, "sv", 1, "v", None);
+    camera.run(&mut world, &[0, 1, 2], 25);
+    let got = world.peer(2).video();
+    assert!(got.len() > before + 20 * 3, "{} more", got.len() - before);
+    assert_eq!(layers_seen(&got[before..]).last(), Some(&0));
+    assert_eq!(world.engine.counters.srtp_auth_failed, 0);
+}
