@@ -28,6 +28,12 @@ CALL = "org.matrix.msc3401.call"
 CALL_MEMBER = "org.matrix.msc3401.call.member"
 
 
+def guarded(command: list[str]) -> list[str]:
+    """A command that does not outlive what starts it, where the system can see to that."""
+    setpriv = shutil.which("setpriv")
+    return [setpriv, "--pdeathsig", "KILL", *command] if setpriv else command
+
+
 class FocusProcess:
     """One configured focus; it can be started again after it ended or was killed."""
 
@@ -85,9 +91,7 @@ class FocusProcess:
 
     def spawn(self) -> None:
         """Start it without waiting for anything."""
-        command = [*self._command(), "-n"]
-        if setpriv := shutil.which("setpriv"):  # it must not outlive what started it
-            command = [setpriv, "--pdeathsig", "KILL", *command]
+        command = guarded([*self._command(), "-n"])
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
 
