@@ -1,11 +1,13 @@
-//! Binding requests: parsed, verified, answered.
+//! Binding requests: parsed, verified, answered. Magic cookie, length and fingerprint are put right, else nothing passes.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use mautrix_sfu_media::proto::stun::{Password, Request};
+use mautrix_sfu_media::proto::stun::{Password, Request, with_fingerprint};
 
 fuzz_target!(|bytes: &[u8]| {
-    if let Ok(request) = Request::parse(bytes) {
+    let repaired = with_fingerprint(bytes);
+    for bytes in [bytes, &repaired] {
+        let Ok(request) = Request::parse(bytes) else { continue };
         let password = Password::new("password");
         let mut out = Vec::new();
         request.verify(&password);

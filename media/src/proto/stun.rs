@@ -220,6 +220,22 @@ pub fn write_request(
     seal(out, start, password);
 }
 
+/// Makes a binding request out of these attributes, whatever they are: with header and FINGERPRINT, as fuzzing needs it.
+pub fn with_fingerprint(attributes: &[u8]) -> Vec<u8> {
+    let length = attributes.len().min(1000) / 4 * 4;
+    let mut out = Vec::new();
+    out.extend_from_slice(&BINDING_REQUEST.to_be_bytes());
+    out.extend_from_slice(&(length as u16 + 8).to_be_bytes());
+    out.extend_from_slice(&MAGIC_COOKIE.to_be_bytes());
+    out.extend_from_slice(&[0; 12]);
+    out.extend_from_slice(&attributes[..length]);
+    let fingerprint = fingerprint_of(&out);
+    out.extend_from_slice(&FINGERPRINT.to_be_bytes());
+    out.extend_from_slice(&4u16.to_be_bytes());
+    out.extend_from_slice(&fingerprint.to_be_bytes());
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -287,6 +303,12 @@ mod tests {
         #[test]
         fn any_bytes_are_survived(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let _ = Request::parse(&bytes);
+        }
+
+        #[test]
+        fn any_attributes_are_survived(attributes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let bytes = with_fingerprint(&attributes);
+            prop_assert!(!matches!(Request::parse(&bytes), Err(StunError::NotARequest)));
         }
 
         #[test]

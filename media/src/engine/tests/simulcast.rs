@@ -94,7 +94,7 @@ fn a_track_that_pauses_as_a_whole_switches_nothing_and_asks_for_nothing() {
     camera.run(&mut world, &[0, 1, 2], 25);
     let switches = world.engine.counters.layer_switches;
     let asked = world.engine.counters.pli_out;
-    world.pass(60_000);
+    world.pass(25_000);
     assert_eq!((world.engine.counters.layer_switches, world.engine.counters.pli_out), (switches, asked));
 }
 
@@ -196,6 +196,20 @@ fn a_subscriber_that_comes_later_gets_a_key_frame_asked_for_once() {
     assert_eq!(world.engine.counters.pli_out, asked + 1);
     camera.run(&mut world, &[0, 1, 2], 5);
     assert!((3..20).all(|leg| world.peer(leg).video().len() >= 12));
+}
+
+#[test]
+fn a_publisher_that_sends_nothing_is_not_asked_for_ever() {
+    let (mut world, mut camera) = meeting(None);
+    camera.run(&mut world, &[0, 1, 2], 25);
+    let asked = world.engine.counters.pli_out;
+    world.subscriber(3);
+    world.forward(3, "sv", 1, "v", None);
+    world.pass(25_000);
+    let more = world.engine.counters.pli_out - asked;
+    assert!((1..=11).contains(&more), "{more} requests in five seconds and never again");
+    camera.run(&mut world, &[0, 1, 2], 10);
+    assert!(world.peer(3).video().len() > 20, "asked again once it sends");
 }
 
 #[test]
