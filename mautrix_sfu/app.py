@@ -131,6 +131,7 @@ class _Focus:
             listen_host=config.appservice.hostname,
             listen_port=config.appservice.port,
             verify_ssl=config.homeserver.verify_ssl,
+            start_timeout=config.homeserver.start_timeout,
             may_invite=lambda user: config.bot.permission(user) >= Permission.ADMIN,
             may_command=lambda user: config.bot.permission(user) >= Permission.USE,
             count=lambda what, by: self._metrics.count_matrix(what.value, by),
