@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import hmac
 import inspect
@@ -210,8 +211,9 @@ async def test_arguments_out_of_range_are_value_errors(core: Media) -> None:
 def test_a_taken_port_is_an_os_error() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
         taken.bind(("127.0.0.1", 0))
-        with pytest.raises(OSError, match="in use"):
+        with pytest.raises(OSError, match="in use") as refused:
             Media([taken.getsockname()])
+        assert refused.value.errno == errno.EADDRINUSE
 
 
 async def test_one_failing_handler_costs_the_others_nothing(core: Media, sink: Sink) -> None:
