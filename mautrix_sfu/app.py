@@ -15,7 +15,7 @@ from .admin import Context, answer
 from .config import Config, MediaConfig, Permission
 from .core.ids import Device, DeviceId, SessionId, UserId
 from .core.policy import Limits, Policy
-from .errors import ExitCode, FatalError
+from .errors import ExitCode, FatalError, cannot_listen
 from .http import FocusInfo, HttpServer
 from .matrix import Matrix, MatrixSettings
 from .media import Media
@@ -205,10 +205,8 @@ def _open_media(config: MediaConfig) -> Media:
     try:
         return Media(binds, config.threads)
     except OSError as error:
-        where = ", ".join(f"{address}:{port}" for address, port in binds)
-        raise FatalError(
-            f"media.port: cannot listen on UDP {where}: {error.strerror or error}", ExitCode.PORT_TAKEN
-        ) from error
+        where = f"{', '.join(address for address, _ in binds)}, UDP port {config.port}"
+        raise cannot_listen("media.addresses and media.port", where, error) from error
 
 
 def _candidates(config: MediaConfig, bound: Sequence[tuple[str, int]]) -> tuple[tuple[str, int], ...]:
