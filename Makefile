@@ -96,7 +96,7 @@ wheel: page ## a wheel for this machine's Linux and any Python from 3.11 on, in 
 	@$(BIN)/maturin build --release --locked --out dist
 
 clean: ## remove what was built, and the virtual environments
-	rm -rf $(VENV) .cache build dist wheelhouse media/target web/node_modules web/dist mautrix_sfu/http/page
+	rm -rf $(VENV) .cache build dist wheelhouse media/target media/fuzz/target web/node_modules web/dist mautrix_sfu/http/page
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	rm -f mautrix_sfu/_media*.so
 	find mautrix_sfu tests scripts bench -name __pycache__ -prune -exec rm -rf {} +

@@ -16,7 +16,7 @@ from .admin import Context, answer
 from .config import Config, MediaConfig, Permission
 from .core.ids import Device, DeviceId, SessionId, UserId
 from .core.policy import Limits, Policy
-from .errors import ExitCode, FatalError
+from .errors import ExitCode, FatalError, cannot_listen
 from .http import FocusInfo, HttpServer
 from .matrix import Matrix, MatrixSettings
 from .media import Media
@@ -121,6 +121,7 @@ class _Focus:
         stack.push_async_callback(_cancel, lag)
         stack.push_async_callback(matrix.stop)
         await matrix.start()
+        self._metrics.homeserver(True)  # it answered
         stack.callback(self._runtime.say_goodbye)
         # Nothing is worked off before this: the edge's tasks run from the next round of the loop on.
         self._runtime.restore([(fact.event, fact.received_ms) for fact in stored.facts], tuple(stored.legs))
@@ -136,6 +137,7 @@ class _Focus:
             listen_host=config.appservice.hostname,
             listen_port=config.appservice.port,
             verify_ssl=config.homeserver.verify_ssl,
+            start_timeout=config.homeserver.start_timeout,
             may_invite=lambda user: config.bot.permission(user) >= Permission.ADMIN,
             may_command=lambda user: config.bot.permission(user) >= Permission.USE,
             count=lambda what, by: self._metrics.count_matrix(what.value, by),
@@ -209,10 +211,8 @@ def _open_media(config: MediaConfig) -> Media:
     try:
         return Media(binds, config.threads)
     except OSError as error:
-        where = ", ".join(f"{address}:{port}" for address, port in binds)
-        raise FatalError(
-            f"media.port: cannot listen on UDP {where}: {error.strerror or error}", ExitCode.PORT_TAKEN
-        ) from error
+        where = f"{', '.join(address for address, _ in binds)}, UDP port {config.port}"
+        raise cannot_listen("media.addresses and media.port", where, error) from error
 
 
 def _candidates(config: MediaConfig, bound: Sequence[tuple[str, int]]) -> tuple[tuple[str, int], ...]:

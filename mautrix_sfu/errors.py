@@ -20,6 +20,8 @@ Exception
 
 from __future__ import annotations
 
+import errno
+import os
 from enum import IntEnum
 
 
@@ -44,3 +46,12 @@ class FatalError(Exception):
     def __init__(self, message: str, exit_code: ExitCode) -> None:
         super().__init__(message)
         self.exit_code: ExitCode = exit_code
+
+
+def cannot_listen(options: str, where: str, error: OSError) -> FatalError:
+    """What to raise when the operator's `options` name an address that is not to be had."""
+    if error.errno == errno.EADDRINUSE:
+        cause = "another program listens there"
+    else:
+        cause = os.strerror(error.errno) if error.errno else str(error).partition("\n")[0]
+    return FatalError(f"{options}: cannot listen on {where}: {cause}", ExitCode.PORT_TAKEN)

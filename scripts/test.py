@@ -45,7 +45,7 @@ def suites(quick: bool) -> tuple[Suite, ...]:
             "cargo test",
             ("cargo", "test", "--quiet", "--locked", "--manifest-path", "media/Cargo.toml"),
             re.compile(r"^(test result:|error:).*"),
-            limit=600,
+            limit=900,
         ),
         Suite(
             "vitest",

@@ -71,6 +71,10 @@ def test_every_option_of_the_example_is_explained_by_a_comment() -> None:
         ("homeserver: {address: 'https://u:p@matrix.example.org'}", "homeserver.address: expected an http or https"),
         ("homeserver: {domain: 'https://example.org'}", "homeserver.domain: expected a homeserver's name"),
         ("homeserver: {verify_ssl: 'no'}", "homeserver.verify_ssl: expected true or false, not 'no'"),
+        (
+            "homeserver: {start_timeout: -1}",
+            "homeserver.start_timeout: expected a number of seconds from 0 to 86400, not -1",
+        ),
         ("appservice: 5", "appservice: expected a section with the options address,"),
         ("appservice: {bot_username: 'Sfu'}", "appservice.bot_username: expected a localpart"),
         ("database: {url: 'postgresql://x/y'}", "database.url: expected sqlite:file.db"),

@@ -15,6 +15,7 @@ class HomeserverConfig:
     address: str  # base URL, without a trailing slash
     domain: str  # its server name: what stands behind the colon in user ids
     verify_ssl: bool
+    start_timeout: float  # that a start waits for a homeserver which does not answer yet
 
 
 @dataclass(frozen=True, slots=True)

@@ -271,6 +271,7 @@ def _homeserver(section: _Section) -> HomeserverConfig:
         address=section.require("address", _url("https://matrix.example.org")) or "",
         domain=section.require("domain", _SERVER) or "",
         verify_ssl=section.take("verify_ssl", _BOOL),
+        start_timeout=section.take("start_timeout", _seconds(0, 86400)),
     )
 
 

@@ -222,7 +222,8 @@ class Room:
 
     def _apply_membership(self, fact: MembershipChanged) -> None:
         held = self._members.get(fact.user_id)
-        out = held is not None and held.membership is not Membership.JOIN
+        # Only a leave or ban: a join after an invite from another homeserver says nothing of replacing it (Synapse).
+        out = held is not None and held.membership in (Membership.LEAVE, Membership.BAN)
         if out and held is not None and fact.replaces != held.event_id and fact.membership is not Membership.BAN:
             return  # a known leave or ban ends only by an event that replaces it
         self._set_member(fact.user_id, _Member(fact.membership, fact.event_id))

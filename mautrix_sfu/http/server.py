@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any, Protocol
 from aiohttp import web
 
 from ..config import HttpConfig, MetricsConfig
-from ..errors import ExitCode, FatalError
+from ..errors import cannot_listen
 from .call_page import FOLDER, Page
 
 Render = Callable[[], tuple[bytes, str]]  # an exposition, and its content type
@@ -92,14 +91,7 @@ class HttpServer:
         try:
             await web.TCPSite(runner, host, port).start()
         except OSError as error:
-            if error.errno == errno.EADDRINUSE:
-                cause = "another program listens there"
-            else:
-                cause = (error.strerror or str(error)).partition("\n")[0]
-            raise FatalError(
-                f"{section}.hostname and {section}.port: cannot listen on {host}, TCP port {port}: {cause}",
-                ExitCode.PORT_TAKEN,
-            ) from error
+            raise cannot_listen(f"{section}.hostname and {section}.port", f"{host}, TCP port {port}", error) from error
         self.addresses += [(str(address[0]), int(address[1])) for address in runner.addresses]
 
     def _signs_of_life(self) -> list[web.RouteDef]:

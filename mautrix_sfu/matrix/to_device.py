@@ -17,6 +17,7 @@ log = logging.getLogger(__name__)
 
 LONG_POLL = 20.0  # seconds
 ANSWER_WITHIN = 15.0  # seconds beyond the long poll
+CEILING = 5.0  # seconds between tries: nobody can call while a homeserver that is back goes unnoticed
 MAX_BACKLOG_PAGES = 100  # of 100 messages each, gathered before they are handed up together
 
 _NOTHING = {"not_types": ["*"]}
@@ -52,7 +53,7 @@ class Inbox:
 
     async def work(self) -> None:
         """Read for ever. Raises RefusedError when the homeserver refuses the token or the user."""
-        backoff = Backoff()
+        backoff = Backoff(ceiling=CEILING)
         gather = True
         while True:
             try:

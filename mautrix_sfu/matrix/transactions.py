@@ -13,7 +13,7 @@ from typing import Any
 from aiohttp import web
 from mautrix.appservice.as_handler import AppServiceServerMixin
 
-from ..errors import ExitCode, FatalError
+from ..errors import cannot_listen
 from .interface import Count, Counted, RawEvent
 
 log = logging.getLogger(__name__)
@@ -79,10 +79,8 @@ class Listener(AppServiceServerMixin):
             await web.TCPSite(self._runner, host, port).start()
         except OSError as error:
             await self._runner.cleanup()
-            raise FatalError(
-                f"the homeserver's transactions cannot be taken at {host} port {port}: {error.strerror or error}",
-                ExitCode.PORT_TAKEN,
-            ) from None
+            where = f"{host}, TCP port {port}"
+            raise cannot_listen("appservice.hostname and appservice.port", where, error) from error
 
     async def stop(self) -> None:
         """Stop listening; what is queued stays unhandled, and comes up again by a snapshot or not at all."""

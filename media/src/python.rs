@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::RawFd;
 
-use pyo3::exceptions::{PyRuntimeError, PyValueError};
+use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList};
 
@@ -26,6 +26,15 @@ const MAX_RID: usize = 255;
 impl From<Unavailable> for PyErr {
     fn from(_: Unavailable) -> Self {
         PyRuntimeError::new_err("the media core failed; its poll() says why")
+    }
+}
+
+/// As Python's own sockets raise it: with errno and its words.
+fn os_error(error: &std::io::Error) -> PyErr {
+    let text = error.to_string();
+    match (error.raw_os_error(), text.split_once(" (os error")) {
+        (Some(code), Some((words, _))) => PyOSError::new_err((code, words.to_owned())),
+        _ => PyOSError::new_err(text),
     }
 }
 
@@ -140,7 +149,7 @@ impl PyMediaCore {
             return Err(PyValueError::new_err("at least one media thread is needed"));
         }
         let addresses = binds.into_iter().map(address).collect::<PyResult<Vec<_>>>()?;
-        Ok(Self(MediaCore::start(&addresses)?))
+        MediaCore::start(&addresses).map(Self).map_err(|error| os_error(&error))
     }
 
     fn local_addresses(&self) -> Vec<(String, u16)> {

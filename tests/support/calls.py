@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import secrets
-from collections.abc import Iterator
-from contextlib import AsyncExitStack
+import sys
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from types import TracebackType
 from typing import Any, Self
 
-from tests.support.focus import CALL_MEMBER, Deployment, FocusProcess
+from tests.support.focus import CALL_MEMBER, ROOT, Deployment, FocusProcess, guarded
 from tests.support.participant import Mischief, Participant
+from tests.support.pulse import Window, judge, windows
 from tests.support.synapse import Client
 
-WINDOW = 0.5  # seconds; in each of them packets and messages must come
+_TROUBLE = re.compile(
+    "Traceback|CRITICAL|internal error|[Uu]nhandled|could not be handled|never retrieved|never awaited|panicked"
+)
 
 
 class Call:
@@ -24,6 +29,7 @@ class Call:
         self.deployment = deployment
         self.conf_id = secrets.token_hex(6)
         self.room_id = ""
+        self.stopped_layers: set[str] = set()  # rids that no participant sends: less to do where layers do not matter
         self.host: Client  # who made the room
         self._stack = AsyncExitStack()
 
@@ -63,6 +69,7 @@ class Call:
             token=client.token,
             mischief=mischief,
         )
+        made.stopped_layers = self.stopped_layers
         return await self._stack.enter_async_context(made)
 
     async def join(self, *participants: Participant, **options: Any) -> None:
@@ -148,87 +155,113 @@ class Watch:
 
     def __init__(self, one: Participant, other: Participant, focus: FocusProcess) -> None:
         self._pair = (one, other)
-        self._focus = focus
-        self._log_start = 0
+        self._log = FocusLog(focus)
         self._task: asyncio.Task[None] | None = None
-        self.gaps: list[str] = []
-        self.windows = 0
+        self.windows: list[Window] = []
 
     async def __aenter__(self) -> Self:
-        self._log_start = len(self._focus.log_tail(10**9))
+        self._log.start()
         self._task = asyncio.get_running_loop().create_task(self._work())
-        await asyncio.sleep(0)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         assert self._task is not None
-        seen = self.windows
-        while kind is None and self.windows < max(seen + 1, 2) and not self._task.done():
-            await asyncio.sleep(0.05)  # what happens just after counts too
+        enough = max(len(self.windows) + 1, 2)  # what happens just after counts too
+        while kind is None and len(self.windows) < enough and not self._task.done():
+            await asyncio.sleep(0.05)
         self._task.cancel()
         await asyncio.wait([self._task])
         if kind is None:
-            self.check()
-
-    def check(self) -> None:
-        """Raise AssertionError if something stopped, or if the focus had trouble."""
-        drops = kernel_drops()
-        print("drops", drops.get(self._focus.udp_port), [drops.get(p.connection.socket.address[1]) for p in self._pair])
-        assert not self.gaps, f"in {self.windows} windows of {WINDOW:g} s: {self.gaps}"
-        assert self._focus.exit_code is None, f"the focus ended with {self._focus.exit_code}"
-        for one, other in self._directions():
-            assert one.hung_up is None, f"{one.device} was hung up: {one.hung_up}"
-            assert one.video_of(other).picture_gaps == 0
-        log = self._focus.log_tail(10**9)[self._log_start :]
-        assert not (trouble := troubles(log)), trouble
-
-    def _directions(self) -> Iterator[tuple[Participant, Participant]]:
-        one, other = self._pair
-        yield one, other
-        yield other, one
-
-    def _counts(self) -> dict[str, int]:
-        counts: dict[str, int] = {}
-        for one, other in self._directions():
-            name = one.device.user_id[1:].partition("-")[0]
-            counts[f"{name}: video"] = one.video_of(other).packets
-            counts[f"{name}: audio"] = one.audio_of(other).packets
-            counts[f"{name}: messages"] = len(one.said("m.call.pong"))
-        return counts
+            judge(self.windows)
+            self._log.check()
 
     async def _work(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            before, began = self._counts(), loop.time()
-            for one in self._pair:
-                one.tell("m.call.ping")
-            await asyncio.sleep(WINDOW)
-            took = loop.time() - began
-            stopped = [name for name, count in self._counts().items() if count <= before[name]]
-            if stopped:
-                self.gaps.append(f"window {self.windows} ({took:.2f} s): {', '.join(stopped)}")
-            self.windows += 1
+        async for window in windows(self._pair):
+            self.windows.append(window)
 
 
-def troubles(log: str) -> list[str]:
-    """The lines of a focus's log that tell of a fault of its own."""
-    return [
-        line
-        for line in log.splitlines()
-        if re.search(
-            r"Traceback|internal error|[Uu]nhandled|could not be handled|never retrieved|was never awaited|panicked",
-            line,
+class Talkers:
+    """Two participants in a process of their own who talk all the time."""
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+        self._process: asyncio.subprocess.Process | None = None
+        self._reader: asyncio.Task[None] | None = None
+        self.windows: list[Window] = []
+        self.ssrcs: list[int] = []  # what they send
+        self.ufrags: list[str] = []  # of the focus, towards them
+
+    async def __aenter__(self) -> Self:
+        deployment, call = self._call.deployment, self._call
+        members = [await call.member(name) for name in ("alice", "bob")]
+        told = {
+            "homeserver": deployment.synapse.base_url,
+            "focus": (deployment.focus.device.user_id, deployment.focus.device.device_id),
+            "room_id": call.room_id,
+            "conf_id": call.conf_id,
+            "devices": [(who.user_id, who.device_id, who.token) for who in members],
+        }
+        pipe = asyncio.subprocess.PIPE
+        self._process = await asyncio.create_subprocess_exec(
+            *guarded([sys.executable, "-m", "tests.support.pulse"]), cwd=ROOT, stdin=pipe, stdout=pipe
         )
-    ]
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(told).encode() + b"\n")
+        async with asyncio.timeout(30):
+            line = await self._process.stdout.readline()
+        assert line, "the talkers could not begin; their trouble is on stderr"
+        ready = json.loads(line)
+        self.ssrcs, self.ufrags = [ssrc for each in ready["ssrcs"] for ssrc in each], ready["ufrags"]
+        self._reader = asyncio.get_running_loop().create_task(self._read(self._process.stdout))
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._process is None:
+            return
+        if self._process.returncode is None:
+            self._process.kill()
+        await self._process.wait()
+        if self._reader is not None:
+            await self._reader
+
+    async def _read(self, lines: asyncio.StreamReader) -> None:
+        while line := await lines.readline():
+            self.windows.append(Window(**json.loads(line)))
+
+    @asynccontextmanager
+    async def undisturbed(self) -> AsyncIterator[None]:
+        """At the end AssertionError if for a moment anything of their talk stopped, or the focus had trouble."""
+        log = FocusLog(self._call.deployment.focus)
+        log.start()
+        first = len(self.windows)
+        yield
+        enough = len(self.windows) + 2  # the one that has begun, and what happens just after
+        async with asyncio.timeout(10):
+            while len(self.windows) < enough:
+                await asyncio.sleep(0.05)
+        judge(self.windows[first:])
+        log.check()
 
 
-def kernel_drops() -> dict[int, int]:
-    """Datagrams that the kernel threw away, by local port."""
-    drops = {}
-    with open("/proc/net/udp") as table:
-        for line in list(table)[1:]:
-            words = line.split()
-            drops[int(words[1].partition(":")[2], 16)] = int(words[-1])
-    return drops
+class FocusLog:
+    """What a focus logs from now on must not tell of a fault of its own."""
+
+    def __init__(self, focus: FocusProcess) -> None:
+        self._focus = focus
+        self._start = 0
+
+    def start(self) -> None:
+        """What was logged before does not count."""
+        self._start = self._focus.log.stat().st_size
+
+    def check(self) -> None:
+        """AssertionError if it does, or if the focus is no more."""
+        assert self._focus.exit_code is None, f"the focus ended with {self._focus.exit_code}"
+        with self._focus.log.open("rb") as log:
+            log.seek(self._start)
+            text = log.read().decode(errors="replace")
+        found = [line for line in text.splitlines() if _TROUBLE.search(line)]
+        assert not found, found

@@ -28,6 +28,12 @@ CALL = "org.matrix.msc3401.call"
 CALL_MEMBER = "org.matrix.msc3401.call.member"
 
 
+def guarded(command: list[str]) -> list[str]:
+    """A command that does not outlive what starts it, where the system can see to that."""
+    setpriv = shutil.which("setpriv")
+    return [setpriv, "--pdeathsig", "KILL", *command] if setpriv else command
+
+
 class FocusProcess:
     """One configured focus; it can be started again after it ended or was killed."""
 
@@ -47,7 +53,9 @@ class FocusProcess:
         self.device = Device(UserId(f"@sfu:{domain}"), DeviceId("SFU1"))
         self._page_port = page_port or free_port()
         self.address = f"http://127.0.0.1:{self._page_port}/"
-        self._homeserver, self._domain = homeserver, domain
+        self.homeserver, self._domain = homeserver, domain
+        self.program: tuple[str, ...] = ("-m", "mautrix_sfu")  # what Python runs, and where
+        self.root = ROOT
         self._overrides = overrides or {}
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -55,11 +63,11 @@ class FocusProcess:
         """Write the configuration and have the focus generate its registration; raises RuntimeError."""
         appservice = free_port()
         config: dict[str, Any] = {
-            "homeserver": {"address": self._homeserver, "domain": self._domain},
+            "homeserver": {"address": self.homeserver, "domain": self._domain},
             "appservice": {"address": f"http://127.0.0.1:{appservice}", "port": appservice},
             "database": {"url": f"sqlite:///{self.directory / 'focus.db'}"},
             "media": {"port": self.udp_port, "addresses": ["127.0.0.1"]},
-            "http": {"port": self._page_port, "page_homeserver": self._homeserver},
+            "http": {"port": self._page_port, "page_homeserver": self.homeserver},
             "metrics": {"port": 0},
             "bot": {"permissions": {"*": "none", f"@{ADMIN}:{self._domain}": "admin"}},
         }
@@ -68,7 +76,7 @@ class FocusProcess:
         with self.config.open("w") as file:
             YAML().dump(config, file)
         command = [*self._command(), "-g", "-r", str(self.registration)]
-        result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        result = subprocess.run(command, cwd=self.root, capture_output=True, text=True, check=False)
         if result.returncode != 0:
             raise RuntimeError(f"the registration could not be generated:\n{result.stdout}{result.stderr}")
 
@@ -93,14 +101,12 @@ class FocusProcess:
 
     def spawn(self) -> None:
         """Start it without waiting for anything."""
-        command = [*self._command(), "-n"]
-        if setpriv := shutil.which("setpriv"):  # it must not outlive what started it
-            command = [setpriv, "--pdeathsig", "KILL", *command]
+        command = guarded([*self._command(), "-n"])
         with self.log.open("ab") as log:
-            self._process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
+            self._process = subprocess.Popen(command, cwd=self.root, stdout=log, stderr=log, start_new_session=True)
 
     def _command(self) -> list[str]:
-        return [sys.executable, "-m", "mautrix_sfu", "-c", str(self.config)]
+        return [sys.executable, *self.program, "-c", str(self.config)]
 
     async def _not_ready(self) -> str | None:
         try:

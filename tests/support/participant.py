@@ -106,6 +106,8 @@ class Participant:
         self.messages: list[Message] = []
         self.metadata: dict[str, Any] = {}  # as the focus last sent it
         self.muted = {"audio_muted": False, "video_muted": False}
+        self.stopped_layers: set[str] = set()  # rids that are offered and never sent
+        self.invited = asyncio.Event()  # an invite was sent
         self._password = password
         self._call: _Call | None = None
         self._reader: asyncio.Task[None] | None = None
@@ -203,6 +205,7 @@ class Participant:
         connection = Connection(audio=audio, video=video, fingerprint=self.mischief.fingerprint)
         call = self._call = _Call(room_id, conf_id, connection)
         connection.on_received = self._changed.set
+        connection.sender.stopped_layers = self.stopped_layers
         await connection.open()
         if create_call and await self.matrix.state(room_id, CALL, conf_id) is None:
             await self.matrix.send_state(room_id, CALL, conf_id, {"m.intent": "m.room", "m.type": "m.video"})
@@ -252,6 +255,7 @@ class Participant:
         candidate = f"candidate:1 1 udp 2130706431 {host} {port} typ host"
         ends = {"candidate": "", "sdpMid": "0", "sdpMLineIndex": 0}
         await self.say("m.call.candidates", candidates=[{**ends, "candidate": candidate}, ends])
+        self.invited.set()
 
     async def say(self, message_type: str, **content: Any) -> None:
         """Send a to-device message of the call, with all the fields that it needs."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
+import socket
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from .participant_rtp import is_rtcp
 
 CHECK_INTERVAL = 0.05  # seconds between checks until the first is answered
 CONSENT_INTERVAL = 2.0  # seconds, as Chromium's
+_BUFFER = 2 * 1024 * 1024  # bytes received but not looked at: a busy machine's test is slow, not the network
 _PRIORITY = 126 << 24 | 65535 << 8 | 255
 
 
@@ -30,6 +32,7 @@ class Socket(asyncio.DatagramProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.DatagramTransport", transport)
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER)
 
     def datagram_received(self, data: bytes, addr: Any) -> None:
         kind = classify(data)

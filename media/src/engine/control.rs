@@ -120,6 +120,9 @@ impl Engine {
         for stream in leg.streams.values_mut() {
             stream.position = PacketIndex::default();
         }
+        for former in &mut leg.former {
+            former.position = PacketIndex::default();
+        }
         let path = leg.ice.path();
         for mut datagram in std::mem::take(&mut leg.early) {
             if let Some(path) = path {
@@ -180,17 +183,23 @@ impl Engine {
                 fresh.size = track.size;
                 fresh.flows = track.flows;
                 fresh.subscribers = std::mem::take(&mut track.subscribers);
-                leg.streams.retain(|_, stream| stream.layer.track != index);
                 let subscribers = fresh.subscribers.clone();
-                leg.tracks[index] = Some(Box::new(fresh));
+                if let Some(former) = leg.tracks[index].replace(Box::new(fresh)) {
+                    leg.retire_sources(index, &former);
+                }
                 for (leg, outgoing) in subscribers {
                     if let Some(outgoing) = &mut self.legs[leg].outgoing[outgoing] {
                         outgoing.pause();
                     }
                 }
+                self.recall_sources(key, index);
                 index
             }
-            _ => place(&mut leg.tracks, Box::new(Track::new(mid.to_owned(), kind, receive))),
+            _ => {
+                let index = place(&mut leg.tracks, Box::new(Track::new(mid.to_owned(), kind, receive)));
+                self.recall_sources(key, index);
+                index
+            }
         };
         let simple = self.legs[key].tracks[index].as_ref().is_some_and(|track| track.layers.len() == 1);
         if let (Some((ssrc, rtx)), true) = (signalled.first(), simple) {
@@ -198,6 +207,19 @@ impl Engine {
             self.assign(key, *ssrc, layer, false);
             if let Some(rtx) = rtx {
                 self.assign(key, *rtx, layer, true);
+            }
+        }
+    }
+
+    /// Sources that were on the line of this new track before belong to it again.
+    fn recall_sources(&mut self, key: usize, index: usize) {
+        for (place, source) in self.legs[key].returning_sources(index) {
+            if self.legs[key].streams.contains_key(&source.ssrc) {
+                continue; // it went on elsewhere
+            }
+            self.assign(key, source.ssrc, place, source.repairs);
+            if let Some(stream) = self.legs[key].streams.get_mut(&source.ssrc) {
+                stream.position = source.position;
             }
         }
     }
@@ -293,7 +315,7 @@ impl Engine {
         self.forget_voice(key, index);
         let leg = &mut self.legs[key];
         let Some(track) = leg.tracks.get_mut(index).and_then(Option::take) else { return };
-        leg.streams.retain(|_, stream| stream.layer.track != index);
+        leg.retire_sources(index, &track);
         for (leg, outgoing) in track.subscribers {
             if let Some(outgoing) = &mut self.legs[leg].outgoing[outgoing] {
                 outgoing.detach();
@@ -303,9 +325,12 @@ impl Engine {
 
     fn forget_voice(&mut self, key: usize, track: usize) {
         if let Some(group) = self.legs[key].group
-            && let Some(speakers) = self.speakers.get_mut(&group)
+            && let Entry::Occupied(mut speakers) = self.speakers.entry(group)
         {
-            speakers.remove((key, track));
+            speakers.get_mut().remove((key, track));
+            if speakers.get().is_empty() {
+                speakers.remove();
+            }
         }
     }
 

@@ -12,7 +12,7 @@ use crate::proto::vp8::Descriptor;
 use crate::route::missing::Arrival;
 use crate::route::packet::{Codec, Packet};
 use crate::route::speaker::Speakers;
-use crate::srtp::{PacketIndex, Refused};
+use crate::srtp::Refused;
 use crate::time::Time;
 
 /// Most sources of one leg: twenty cameras in three layers with repairs, and twenty microphones.
@@ -57,7 +57,7 @@ impl Engine {
             self.keep_early(key, datagram);
             return;
         };
-        let position = leg.streams.get(&header.ssrc).map_or_else(PacketIndex::default, |stream| stream.position);
+        let position = leg.position_of(header.ssrc);
         let opened = keys.unprotector.unprotect_rtp(datagram, header.length, header.ssrc, header.seq, &position);
         let (length, index) = match opened {
             Ok(opened) => opened,

@@ -22,6 +22,8 @@ use crate::time::{SECOND, Time};
 const MAX_LAYERS: usize = 8;
 /// Packets of a video layer kept for a key frame whose first packet comes late.
 const MAX_RECENT: usize = 32;
+/// Sources remembered of a leg's ended tracks; the oldest are forgotten first.
+pub const MAX_FORMER: usize = 64;
 /// SRTP packets kept per leg until its keys come.
 pub const MAX_EARLY: usize = 64;
 /// DTLS datagrams of one leg handed up at once, and per second in the long run.
@@ -63,6 +65,22 @@ impl Stream {
     pub fn new(layer: LayerKey, repairs: bool) -> Self {
         Self { layer, repairs, position: PacketIndex::default(), reception: Reception::default() }
     }
+}
+
+/// A source whose track ended. A peer names a source's line and layer only until the first report on it, and may use
+/// line and source again: then this is all that tells where it belongs, and SRTP goes on counting.
+#[derive(Debug)]
+pub struct FormerSource {
+    /// The source.
+    pub ssrc: u32,
+    /// The line that it was on.
+    pub mid: String,
+    /// The layer that it was, of a track with several.
+    pub rid: Option<String>,
+    /// It repeated the layer's packets.
+    pub repairs: bool,
+    /// Its place in SRTP's packet index.
+    pub position: PacketIndex,
 }
 
 /// One simulcast layer of a track, or its only one.
@@ -317,6 +335,8 @@ pub struct Leg {
     pub extensions: ExtensionIds,
     /// Sources that it sends.
     pub streams: HashMap<u32, Stream>,
+    /// Sources that it may send again, oldest first.
+    pub former: VecDeque<FormerSource>,
     /// What it publishes; a place stays empty once its track ended, until the next takes it.
     pub tracks: Vec<Option<Box<Track>>>,
     /// What is sent to it; likewise.
@@ -355,6 +375,7 @@ impl Leg {
             payloads: [None; 128],
             extensions: ExtensionIds::default(),
             streams: HashMap::new(),
+            former: VecDeque::new(),
             tracks: Vec::new(),
             outgoing: Vec::new(),
             outgoing_by_ssrc: HashMap::new(),
@@ -392,6 +413,42 @@ impl Leg {
     /// Takes a measured round trip into the mean.
     pub fn note_round_trip(&mut self, micros: u64) {
         self.round_trip = Some(self.round_trip.map_or(micros, |known| (7 * known + micros) / 8));
+    }
+
+    /// A source's place in SRTP's packet index.
+    pub fn position_of(&self, ssrc: u32) -> PacketIndex {
+        let former = || self.former.iter().find(|former| former.ssrc == ssrc).map(|former| former.position);
+        self.streams.get(&ssrc).map(|stream| stream.position).or_else(former).unwrap_or_default()
+    }
+
+    /// The track that was at this place has ended: its sources are remembered for a return.
+    pub fn retire_sources(&mut self, index: usize, track: &Track) {
+        for (&ssrc, stream) in self.streams.iter().filter(|(_, stream)| stream.layer.track == index) {
+            self.former.retain(|former| former.ssrc != ssrc);
+            if self.former.len() == MAX_FORMER {
+                self.former.pop_front();
+            }
+            let rid = track.receive.rids.get(stream.layer.layer).cloned();
+            let (repairs, position) = (stream.repairs, stream.position);
+            self.former.push_back(FormerSource { ssrc, mid: track.mid.clone(), rid, repairs, position });
+        }
+        self.streams.retain(|_, stream| stream.layer.track != index);
+    }
+
+    /// Takes the sources out of memory that were on the line and in the layers of the track at this place.
+    pub fn returning_sources(&mut self, index: usize) -> Vec<(LayerKey, FormerSource)> {
+        let Some(Some(track)) = self.tracks.get(index) else { return Vec::new() };
+        let (mut returning, mut still_away) = (Vec::new(), VecDeque::new());
+        for source in self.former.drain(..) {
+            let rid = source.rid.as_deref();
+            let layer = track.layer_of(rid).filter(|layer| track.receive.rids.get(*layer).map(String::as_str) == rid);
+            match layer.filter(|_| source.mid == track.mid) {
+                Some(layer) => returning.push((LayerKey { track: index, layer }, source)),
+                None => still_away.push_back(source),
+            }
+        }
+        self.former = still_away;
+        returning
     }
 
     /// A layer, unless its track ended.

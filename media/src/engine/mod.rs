@@ -169,7 +169,6 @@ impl Engine {
                 self.events.push_back(Event::Speaker(leg.id, track.mid.clone()));
             }
         }
-        self.speakers.retain(|_, speakers| !speakers.is_empty());
     }
 
     /// RFC 8445, section 7.3: answers an authenticated binding request. All else is dropped without a word.

@@ -8,6 +8,8 @@ mod addresses;
 mod sys;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_dialling;
 mod thread;
 
 use std::collections::VecDeque;
@@ -25,7 +27,7 @@ use crate::engine::{Command, Event};
 use sys::EventFd;
 
 /// How long a question waits for the media thread, which answers within a millisecond or is stuck.
-const PATIENCE: Duration = Duration::from_secs(2);
+const PATIENCE: Duration = Duration::from_secs(5);
 /// Events that may wait to be polled; beyond it DTLS is dropped, as a network may.
 const MAX_EVENTS: usize = 16_384;
 

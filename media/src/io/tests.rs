@@ -1,133 +1,149 @@
-//! Real sockets on the loopback interface, and a real media thread.
+//! The media thread over real sockets on loopback.
 
-use std::time::Instant;
+use std::net::{Ipv4Addr, UdpSocket};
+use std::time::{Duration, Instant};
 
 use super::*;
-use crate::proto::stun::{Password, Request};
+use crate::engine::plan::{Kind, Line, Payload, Plan, Receive, Transmit};
+use crate::proto::demux::{Class, classify};
+use crate::proto::rtp::{self, FixedHeader, Header};
+use crate::proto::stun::{Password, write_request};
+use crate::srtp::{Master, PacketIndex, Profile, Protector, Unprotector};
 
-const LEG: LegId = 1;
+const PWD: &str = "a password of some length";
+const PROFILE: Profile = Profile::Aes128CmHmacSha1_80;
+const MID: &str = "urn:ietf:params:rtp-hdrext:sdes:mid";
 
-fn core() -> MediaCore {
-    MediaCore::start(&["127.0.0.1:0".parse().unwrap()]).unwrap()
+fn any_port() -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, 0).into()
 }
 
-fn add_leg(core: &MediaCore) {
-    core.command(Command::AddLeg { leg: LEG, ufrag: "ufrag".into(), pwd: "password".into() }).unwrap();
+fn master(seed: u8) -> Master {
+    Master { key: vec![seed; 16], salt: vec![seed; 14] }
 }
 
-fn connect(core: &MediaCore, candidates: &[SocketAddr]) {
-    core.connect(LEG, "ufrag".into(), "password".into(), candidates).unwrap().unwrap();
-}
-
-/// The next notice, which comes soon.
-fn next(core: &MediaCore) -> Notice {
-    let begun = Instant::now();
-    loop {
-        let mut notices = core.poll();
-        if let Some(notice) = notices.pop_front() {
-            assert!(notices.is_empty(), "one at a time: {notices:?}");
-            return notice;
-        }
-        assert!(begun.elapsed() < Duration::from_secs(5), "nothing came");
-        std::thread::sleep(Duration::from_millis(2));
+fn wait_for(core: &MediaCore, wanted: &Notice) {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while !core.poll().contains(wanted) {
+        assert!(Instant::now() < deadline, "{wanted:?} did not come");
+        std::thread::sleep(Duration::from_millis(1));
     }
 }
 
-/// A socket that answers nothing by itself.
-fn silent_peer() -> (UdpSocket, SocketAddr) {
-    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+/// A connected leg, and its peer's socket.
+fn connect(core: &MediaCore, leg: LegId) -> UdpSocket {
+    let socket = UdpSocket::bind(any_port()).unwrap();
+    socket.connect(core.local_addresses()[0]).unwrap();
     socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-    let address = socket.local_addr().unwrap();
-    (socket, address)
+    let add = Command::AddLeg { leg, ufrag: format!("leg{leg}"), pwd: PWD.into() };
+    core.command(add).unwrap();
+    let mut request = Vec::new();
+    write_request([9; 12], &format!("leg{leg}:them"), &Password::new(PWD), true, true, &mut request);
+    socket.send(&request).unwrap();
+    let mut answer = [0; 200];
+    let length = socket.recv(&mut answer).unwrap();
+    assert_eq!(answer[..2], [1, 1]);
+    assert!(length > 40);
+    wait_for(core, &Notice::Engine(Event::IceConnected(leg)));
+    let (local, remote) = (master(100 + leg as u8), master(leg as u8));
+    core.command(Command::SetKeys { leg, profile: PROFILE, local, remote }).unwrap();
+    core.command(Command::SetGroup { leg, group: 1 }).unwrap();
+    socket
+}
+
+fn plan(line: Line) -> Plan {
+    let payload = Payload { pt: 111, codec: "opus".into(), clock_rate: 48_000, apt: None };
+    Plan { payloads: vec![payload], extensions: vec![(MID.into(), 1)], lines: vec![line] }
 }
 
 #[test]
-fn two_cores_connect_over_a_socket_of_the_dialling_leg() {
-    let (near, far) = (core(), core());
-    add_leg(&near);
-    add_leg(&far);
-    connect(&near, far.local_addresses());
-    for core in [&near, &far] {
-        assert_eq!(next(core), Notice::Engine(Event::IceConnected(LEG)));
-    }
-    for (from, to, datagram) in [(&near, &far, vec![22, 1]), (&far, &near, vec![22, 2])] {
-        from.command(Command::SendDtls { leg: LEG, datagram: datagram.clone() }).unwrap();
-        assert_eq!(next(to), Notice::Engine(Event::Dtls(LEG, datagram)));
-    }
-}
+fn packets_go_from_publisher_to_subscriber_until_the_leg_is_removed() {
+    let core = MediaCore::start(&[any_port()]).unwrap();
+    let (publisher, subscriber) = (connect(&core, 1), connect(&core, 2));
+    let receive = Line { mid: "a".into(), kind: Kind::Audio, receive: Some(Receive::default()), send: vec![] };
+    let transmit = Transmit { ssrc: 77, rtx: None, pt: 111, cname: "focus".into(), rid: None };
+    let send = Line { mid: "s".into(), kind: Kind::Audio, receive: None, send: vec![transmit] };
+    core.command(Command::SetPlan { leg: 1, plan: plan(receive) }).unwrap();
+    core.command(Command::SetPlan { leg: 2, plan: plan(send) }).unwrap();
+    let (source_mid, mid) = ("a".into(), "s".into());
+    core.command(Command::Forward { leg: 2, mid, source_leg: 1, source_mid, sizes: vec![None] }).unwrap();
+    core.stats().unwrap(); // everything above was carried out
 
-#[test]
-fn the_socket_of_a_dialling_leg_is_its_own_and_closes_with_it() {
-    let (core, (peer, address)) = (core(), silent_peer());
-    add_leg(&core);
-    connect(&core, &[address]);
-    let mut buffer = [0; 500];
-    let (length, first) = peer.recv_from(&mut buffer).unwrap();
-    assert!(!core.local_addresses().contains(&first));
-    assert!(UdpSocket::bind(first).is_err(), "it is open");
-    let mut answer = Vec::new();
-    Request::parse(&buffer[..length]).unwrap().write_success(first, &Password::new("password"), &mut answer);
-    peer.send_to(&answer, first).unwrap();
-    let nominates = |_| {
-        let length = peer.recv_from(&mut buffer).unwrap().0;
-        Request::parse(&buffer[..length]).unwrap().use_candidate
+    let protector = Protector::new(PROFILE, &master(1)).unwrap();
+    let unprotector = Unprotector::new(PROFILE, &master(102)).unwrap();
+    let speak = |index: u64| {
+        let mut packet = Vec::new();
+        let header = FixedHeader { marker: false, pt: 111, seq: index as u16, timestamp: 0, ssrc: 5, padding: false };
+        header.write(&mut packet, true);
+        rtp::write_extension(&mut packet, &[(1, b"a")]);
+        let length = packet.len();
+        packet.extend_from_slice(&index.to_be_bytes());
+        protector.protect_rtp(&mut packet, 0, length, 5, index);
+        publisher.send(&packet).unwrap();
     };
-    assert!((0..3).any(nominates), "what answered is nominated");
-
-    connect(&core, &[address]); // anew: another socket, and the first closes
-    let second = std::iter::repeat_with(|| peer.recv_from(&mut buffer).unwrap().1).find(|from| *from != first).unwrap();
-    core.command_and_wait(Command::SetGroup { leg: LEG, group: 1 }).unwrap();
-    drop(UdpSocket::bind(first).expect("the first is closed"));
-    assert!(UdpSocket::bind(second).is_err());
-    core.command_and_wait(Command::RemoveLeg { leg: LEG }).unwrap();
-    drop(UdpSocket::bind(second).expect("the second is closed"));
-    connect(&core, &[address]); // no such leg: nothing is kept, and the thread goes on
-    assert!(core.stats().unwrap().contains(&("legs", 0)));
-}
-
-#[test]
-fn candidates_that_no_bound_address_reaches_fail_at_once() {
-    let core = core();
-    add_leg(&core);
-    connect(&core, &["[2001:db8::1]:5".parse().unwrap()]);
-    assert_eq!(next(&core), Notice::Engine(Event::IceFailed(LEG)));
-}
-
-#[test]
-fn many_trunks_come_and_go_in_the_places_of_those_before() {
-    let core = core();
-    let peers: Vec<_> = (0..20).map(|_| silent_peer()).collect();
-    for round in 0..3 {
-        for (n, (peer, address)) in peers.iter().enumerate() {
-            let leg = 100 * round + n as u64;
-            core.command(Command::AddLeg { leg, ufrag: format!("ufrag{leg}"), pwd: "password".into() }).unwrap();
-            core.connect(leg, "ufrag".into(), "password".into(), &[*address]).unwrap().unwrap();
-            let mut buffer = [0; 500];
-            let (length, _) = peer.recv_from(&mut buffer).unwrap();
-            assert!(Request::parse(&buffer[..length]).is_ok());
-            if n % 2 == 0 {
-                core.command(Command::RemoveLeg { leg }).unwrap();
-            }
+    for index in 0..500u64 {
+        speak(index);
+        let mut packet = [0; 1500];
+        let mut length = subscriber.recv(&mut packet).unwrap();
+        while classify(&packet[..length]) == Class::Rtcp {
+            length = subscriber.recv(&mut packet).unwrap(); // a sender report between
         }
+        let header = Header::parse(&packet[..length]).unwrap();
+        let position = PacketIndex::default();
+        let opened =
+            unprotector.unprotect_rtp(&mut packet[..length], header.length, header.ssrc, header.seq, &position);
+        let (length, _) = opened.unwrap();
+        assert_eq!((header.ssrc, &packet[header.length..length]), (77, &index.to_be_bytes()[..]));
     }
-    assert!(core.stats().unwrap().contains(&("legs", 30)));
+    let stats: std::collections::HashMap<_, _> = core.stats().unwrap().into_iter().collect();
+    assert_eq!((stats["forwarded_total"], stats["legs"], stats["forwards_flowing"]), (500, 2, 1));
+    assert!(stats["forwarding_latency_packets_total"] >= 500);
+
+    core.command_and_wait(Command::RemoveLeg { leg: 2 }).unwrap();
+    subscriber.set_nonblocking(true).unwrap();
+    while subscriber.recv(&mut [0; 1500]).is_ok() {} // what was sent before
+    for index in 500..600 {
+        speak(index);
+    }
+    std::thread::sleep(Duration::from_millis(50));
+    assert!(subscriber.recv(&mut [0; 1500]).is_err());
+    core.shutdown();
+    core.shutdown();
+    assert!(core.stats().unwrap().is_empty());
 }
 
 #[test]
-fn a_panic_in_the_thread_is_told_and_later_calls_are_refused() {
-    let core = core();
+fn every_local_address_answers_from_itself() {
+    let core = MediaCore::start(&[(Ipv4Addr::UNSPECIFIED, 0).into()]).unwrap();
+    let local = core.local_addresses();
+    assert!(local.iter().any(|address| address.ip() == Ipv4Addr::LOCALHOST));
+    assert!(local.iter().all(|address| address.port() == local[0].port() && !address.ip().is_unspecified()));
+    core.command(Command::AddLeg { leg: 1, ufrag: "leg1".into(), pwd: PWD.into() }).unwrap();
+    for address in local {
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        let mut request = Vec::new();
+        write_request([9; 12], "leg1:them", &Password::new(PWD), false, true, &mut request);
+        socket.send_to(&request, address).unwrap();
+        let (_, from) = socket.recv_from(&mut [0; 200]).unwrap();
+        assert_eq!(from, *address);
+    }
+}
+
+#[test]
+fn a_taken_port_is_an_error() {
+    let core = MediaCore::start(&[any_port()]).unwrap();
+    let error = MediaCore::start(core.local_addresses()).err().unwrap();
+    assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+    assert!(MediaCore::start(&[]).is_err());
+}
+
+#[test]
+fn a_panic_in_the_thread_is_told_and_everything_after_it_refused() {
+    let core = MediaCore::start(&[any_port()]).unwrap();
     core.shared.post(Message::Panic);
-    assert!(matches!(next(&core), Notice::Failed(message) if message.contains("as asked")));
+    wait_for(&core, &Notice::Failed("the media thread panicked: as asked".into()));
+    assert!(core.command(Command::RemoveLeg { leg: 1 }).is_err());
     assert!(core.stats().is_err());
-    assert!(core.connect(LEG, "ufrag".into(), "password".into(), &[]).is_err());
-    core.shutdown();
-}
-
-#[test]
-fn after_a_shutdown_nothing_hangs() {
-    let core = core();
-    core.shutdown();
-    assert_eq!(core.stats().unwrap(), []);
-    connect(&core, &[]);
     core.shutdown();
 }

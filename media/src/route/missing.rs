@@ -8,6 +8,8 @@ use crate::time::{MILLISECOND, Time};
 const MAX_MISSING: usize = 256;
 /// A larger gap is no loss to repair: the picture starts anew.
 const MAX_GAP: u64 = 1000;
+/// How far before the first packet another may lie that the network overtook.
+const MAX_BEFORE_FIRST: u64 = 32;
 /// Reordered packets get this long before they are asked for.
 const REORDERING: u64 = 10 * MILLISECOND;
 /// Least time between two requests for one packet.
@@ -36,6 +38,7 @@ struct Hole {
 /// The holes in one source's sequence.
 #[derive(Debug, Default)]
 pub struct Missing {
+    first: u64,
     highest: Option<u64>,
     holes: BTreeMap<u64, Hole>,
 }
@@ -43,10 +46,17 @@ pub struct Missing {
 impl Missing {
     /// Notes a packet, whether it came by itself or as a repair.
     pub fn on_packet(&mut self, index: u64, now: Time) -> Arrival {
+        let hole = Hole { since: now, requested: now, requests: 0 };
         let Some(highest) = self.highest else {
+            self.first = index;
             self.highest = Some(index);
             return Arrival::Wanted;
         };
+        if index < self.first && self.first - index <= MAX_BEFORE_FIRST {
+            self.holes.extend((index + 1..self.first).map(|lost| (lost, hole)));
+            self.first = index;
+            return Arrival::Wanted;
+        }
         if index <= highest {
             return if self.holes.remove(&index).is_some() { Arrival::Wanted } else { Arrival::Unwanted };
         }
@@ -55,7 +65,6 @@ impl Missing {
             self.holes.clear();
             return Arrival::AfterGap;
         }
-        let hole = Hole { since: now, requested: now, requests: 0 };
         self.holes.extend((highest + 1..index).map(|lost| (lost, hole)));
         while self.holes.len() > MAX_MISSING {
             self.holes.pop_first();
@@ -127,6 +136,16 @@ mod tests {
         assert_eq!(missing.on_packet(11, at(1)), Arrival::Wanted);
         assert_eq!(missing.on_packet(11, at(2)), Arrival::Unwanted);
         assert_eq!(missing.on_packet(12, at(2)), Arrival::Unwanted);
+    }
+
+    #[test]
+    fn what_the_first_packet_overtook_is_wanted() {
+        let mut missing = Missing::default();
+        missing.on_packet(100, at(0));
+        assert_eq!(missing.on_packet(98, at(1)), Arrival::Wanted);
+        assert_eq!(missing.on_packet(98, at(1)), Arrival::Unwanted);
+        assert_eq!(missing.on_packet(99, at(2)), Arrival::Wanted);
+        assert_eq!(missing.on_packet(50, at(2)), Arrival::Unwanted);
     }
 
     #[test]

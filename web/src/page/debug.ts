@@ -80,6 +80,8 @@ export function debugHandle(current: () => Participation | null): object {
     stats: () => callStats(current()),
     /** What the focus was last told of our own streams. */
     published: () => current()?.call.connection?.localMetadata ?? null,
+    /** What the focus last described: it changes with each negotiation. */
+    remoteSdp: () => current()?.call.connection?.peerConnection.remoteDescription?.sdp ?? null,
     /** Sends anything over the data channel. */
     send: (type: string, content: Record<string, unknown>) =>
       current()?.call.connection?.send(type, content) ?? false,

@@ -130,6 +130,7 @@ async function openRoom(idOrAlias: string): Promise<void> {
 
 async function lobby(roomId: string, problem: string | null = null): Promise<void> {
   const name = matrix.roomName(roomId);
+  const returning = wasInCall(); // asked now: who presses the button before the camera is ready is in the call, too
   let update = (): void => undefined;
   const own = new Devices(readCameraSize(query.get("camera")), () => update());
   devices = own;
@@ -166,11 +167,11 @@ async function lobby(roomId: string, problem: string | null = null): Promise<voi
       screen.busy(false);
     }
   };
-  if (wasInCall()) show(waitingScreen("Going back into the call…"), name);
+  if (returning) show(waitingScreen("Going back into the call…"), name);
   else show(screen.element, name);
   paint();
   await own.start();
-  if (!wasInCall()) return;
+  if (!returning) return;
   await join();
   if (!participation) show(screen.element, name);
 }

@@ -1,0 +1,287 @@
+"""What an operator sees of a focus: metrics, readiness, the bot's answers, ends and starts in good order."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import aiohttp
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from mautrix_sfu import __version__
+from tests.support.calls import Call
+from tests.support.focus import ADMIN, Deployment, FocusProcess
+from tests.support.synapse import Client
+
+pytestmark = pytest.mark.synapse
+
+Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
+
+# Each of them must move when two people have a call (names without the prefix mautrix_sfu_).
+LIVE = (
+    "joins_total",
+    "negotiations_total",
+    "legs",
+    "conferences",
+    "published_tracks",
+    "forwarded_tracks",
+    "tracked_rooms",
+    "invite_handling_seconds_count",
+    "event_loop_lag_seconds_count",
+    "matrix_transactions_total",
+    "matrix_events_total",
+    "matrix_to_device_received_total",
+    "matrix_to_device_sent_total",
+    "media_rtp_in_total",
+    "media_rtp_in_bytes_total",
+    "media_rtp_out_total",
+    "media_rtp_out_bytes_total",
+    "media_rtcp_in_total",
+    "media_stun_in_total",
+    "media_legs_connected",
+    "media_forwards_flowing",
+)
+
+
+@pytest.fixture
+async def call(shared_deployment: Deployment) -> AsyncIterator[Call]:
+    async with Call(shared_deployment) as made:
+        yield made
+
+
+async def scrape(focus: FocusProcess) -> Samples:
+    """Everything in /metrics, parsed."""
+    families = text_string_to_metric_families(await focus.get("metrics"))
+    samples = (sample for family in families for sample in family.samples)
+    return {(sample.name, tuple(sorted(sample.labels.items()))): float(sample.value) for sample in samples}
+
+
+def total(samples: Samples, name: str) -> float:
+    return sum(value for (found, _), value in samples.items() if found == f"mautrix_sfu_{name}")
+
+
+async def eventually(condition: Callable[[], Any], within: float = 20.0, what: str = "") -> None:
+    """Wait until a coroutine's result is true."""
+    deadline = time.monotonic() + within
+    while not await condition():
+        assert time.monotonic() < deadline, what or condition
+        await asyncio.sleep(0.1)
+
+
+# ---------------------------------------------------------------- metrics
+
+
+async def test_metrics_live_with_a_call(call: Call) -> None:
+    focus = call.deployment.focus
+    before = await scrape(focus)
+    alice, bob = await call.joined("alice", "bob")
+    await bob.until(lambda: bob.video_of(alice).packets > 30)
+    during = await scrape(focus)
+    still = [name for name in LIVE if total(during, name) <= total(before, name)]
+    assert not still
+    assert during["mautrix_sfu_legs", (("grade", "full"),)] - before["mautrix_sfu_legs", (("grade", "full"),)] == 2
+    assert total(during, "published_tracks") - total(before, "published_tracks") == 4
+    assert total(during, "forwarded_tracks") - total(before, "forwarded_tracks") == 4
+    assert total(during, "conferences") - total(before, "conferences") == 1
+    assert during["mautrix_sfu_homeserver_up", ()] == during["mautrix_sfu_caught_up", ()] == 1
+    await alice.leave()
+    await bob.leave()
+
+    async def gone() -> bool:
+        after = await scrape(focus)
+        return all(total(after, name) == total(before, name) for name in ("legs", "conferences", "published_tracks"))
+
+    await eventually(gone, what="gauges fall back when everybody has left")
+    after = await scrape(focus)
+    assert total(after, "legs_ended_total") - total(before, "legs_ended_total") == 2
+
+
+async def test_metrics_follow_the_conventions_of_prometheus(shared_deployment: Deployment) -> None:
+    text = await shared_deployment.focus.get("metrics")
+    families = list(text_string_to_metric_families(text))
+    names = [family.name for family in families]
+    assert len(set(names)) == len(names)
+    for family in families:
+        assert family.documentation, family.name
+        assert family.type != "unknown", family.name
+        assert family.name.startswith(("mautrix_sfu_", "process_")), family.name
+    if promtool := shutil.which("promtool"):
+        command = [promtool, "check", "metrics"]
+        done = await asyncio.to_thread(subprocess.run, command, input=text.encode(), capture_output=True, check=False)
+        assert done.returncode == 0, done.stdout.decode() + done.stderr.decode()
+
+
+# ---------------------------------------------------------------- health, readiness, information
+
+
+async def test_what_it_says_of_itself_in_public(shared_deployment: Deployment) -> None:
+    focus = shared_deployment.focus
+    async with aiohttp.ClientSession() as http:
+        async with http.get(focus.address + "_matrix/focus/v1/info") as answer:
+            assert answer.status == 200
+            assert answer.headers["Access-Control-Allow-Origin"] == "*"
+            assert await answer.json() == {
+                "type": "org.matrix.msc3898",
+                "user_id": focus.device.user_id,
+                "device_id": focus.device.device_id,
+                "version": __version__,
+                "accepting": True,
+            }
+        async with http.get(focus.address + "health") as answer:
+            assert (answer.status, await answer.json()) == (200, {"status": "ok"})
+
+
+async def test_it_is_not_ready_while_the_homeserver_is_away_and_calls_go_on(call: Call) -> None:
+    focus, synapse = call.deployment.focus, call.deployment.synapse
+    alice, bob = await call.joined("alice", "bob")
+    assert await ready(focus) == (200, {"ready": True, "reasons": []})
+    await synapse.close_http()
+    await synapse.stop()
+    try:
+
+        async def unready() -> bool:
+            return (await ready(focus))[0] == 503
+
+        await eventually(unready, what="a homeserver that is away is noticed")
+        assert (await ready(focus))[1] == {"ready": False, "reasons": ["the homeserver does not answer, or lags"]}
+        assert await focus.metric("mautrix_sfu_homeserver_up") == 0
+        before = bob.video_of(alice).packets
+        await bob.until(lambda: bob.video_of(alice).packets > before + 20, what="media goes on")
+    finally:
+        await synapse.start()
+
+    async def ready_again() -> bool:
+        return (await ready(focus))[0] == 200
+
+    await eventually(ready_again, within=60, what="it is ready again")
+    assert alice.hung_up is None
+    await call.join(await call.participant("carol"))
+
+
+async def ready(focus: FocusProcess) -> tuple[int, Any]:
+    async with aiohttp.ClientSession() as http, http.get(focus.address + "ready") as answer:
+        return answer.status, await answer.json()
+
+
+# ---------------------------------------------------------------- the bot
+
+
+class BotRoom:
+    """A room with the bot, seen by one of its users."""
+
+    def __init__(self, client: Client, room_id: str, bot: str) -> None:
+        self.client = client
+        self.room_id = room_id
+        self.bot = bot
+
+    async def events(self, wait: float) -> list[dict[str, Any]]:
+        """What the bot did since the last look."""
+        room = (await self.client.sync(wait)).get("rooms", {}).get("join", {}).get(self.room_id, {})
+        events = [*room.get("state", {}).get("events", []), *room.get("timeline", {}).get("events", [])]
+        return [event for event in events if event["sender"] == self.bot]
+
+    async def next(self, kind: str, within: float = 20.0) -> dict[str, Any]:
+        """The content of the bot's next event of a type."""
+        async with asyncio.timeout(within):
+            while True:
+                for event in await self.events(1.0):
+                    if event["type"] == kind:
+                        content: dict[str, Any] = event["content"]
+                        return content
+
+    async def ask(self, command: str) -> dict[str, Any]:
+        """Say something and have the bot's answer."""
+        await self.client.send_message(self.room_id, command)
+        return await self.next("m.room.message")
+
+
+async def test_the_bot_joins_where_the_admin_invites_it_and_answers(call: Call) -> None:
+    bot = call.deployment.focus.device.user_id
+    admin = await call.deployment.synapse.register_user(ADMIN)
+    room = BotRoom(admin, await admin.create_room("Operators", invite=[bot]), bot)
+    assert (await room.next("m.room.member"))["membership"] == "join"
+
+    answer = await room.ask("help")
+    assert answer["msgtype"] == "m.notice"
+    assert answer["format"] == "org.matrix.custom.html"
+    assert all(f"<td>{name}" in answer["formatted_body"] for name in ("help", "status", "calls"))
+
+    status = (await room.ask("!sfu status"))["body"]
+    assert f"version: {__version__}" in status
+    assert "ready: yes" in status
+
+    alice, bob = await call.joined("alice", "bob")
+    overview = await room.ask("calls")
+    assert call.room_id in overview["body"]
+    assert call.conf_id in overview["formatted_body"]
+    people = await room.ask(f"calls {call.conf_id}")
+    for each in (alice, bob):
+        assert each.device.user_id in people["body"]
+        assert f"<td>{each.device.device_id}</td>" in people["formatted_body"]
+    assert people["body"].count("open, full") == 2
+
+    nearest = await room.ask("cals")
+    assert "Did you mean" in nearest["body"]
+    assert nearest["body"].endswith("calls [room or call id]")
+
+
+async def test_the_bot_ignores_everybody_else(call: Call) -> None:
+    bot = call.deployment.focus.device.user_id
+    synapse = call.deployment.synapse
+    admin, mallory = await synapse.login(ADMIN), await call.user("mallory")
+    room = BotRoom(admin, await admin.create_room("Operators", invite=[bot, mallory.user_id]), bot)
+    await mallory.join(room.room_id)
+    await room.next("m.room.member")
+    own = await mallory.create_room("Trap", invite=[bot])
+    await mallory.send_message(room.room_id, "status")
+    answer = await room.ask("help")  # of two messages the later one is answered, so the first never will be
+    assert "what it does" in answer["body"]
+    assert await room.events(0.5) == []
+    members = [event for event in await mallory.get_state(own) if event["state_key"] == bot]
+    assert members[0]["content"]["membership"] == "invite"
+
+
+# ---------------------------------------------------------------- ends and starts; these come last
+
+
+async def test_at_sigterm_everybody_is_told_and_it_ends_in_order(call: Call) -> None:
+    focus = call.deployment.focus
+    alice, bob = await call.joined("alice", "bob")
+    began = time.monotonic()
+    os.kill(focus.pid, signal.SIGTERM)
+    assert await focus.wait_ended(within=10) == 0
+    took = time.monotonic() - began
+    for each in (alice, bob):
+        await each.until(lambda each=each: each.hung_up is not None, what="a hangup")  # type: ignore[misc]
+        (hangup,) = each.said("m.call.hangup")
+        assert hangup.content["seq"] == 1  # the answer was 0
+    assert took < 5
+    assert "Traceback" not in focus.log_tail()
+    await focus.start()
+    await call.join(alice, bob)
+    await bob.subscribe_to(alice)
+    await bob.until(lambda: bob.video_of(alice).packets > 10, what="the call goes on")
+
+
+async def test_after_a_kill_everybody_gets_a_hangup_without_seq_and_comes_back(call: Call) -> None:
+    focus = call.deployment.focus
+    alice, bob = await call.joined("alice", "bob")
+    focus.kill()
+    began = time.monotonic()
+    await focus.start()
+    for each in (alice, bob):
+        await each.until(lambda each=each: each.hung_up is not None, what="a hangup")  # type: ignore[misc]
+        (hangup,) = each.said("m.call.hangup")
+        assert "seq" not in hangup.content
+        assert hangup.content["dest_session_id"] == each.session_id
+    await call.join(alice, bob)
+    await bob.subscribe_to(alice)
+    await bob.until(lambda: bob.video_of(alice).key_frames, what="media")
+    print(f"media again {time.monotonic() - began:.1f} s after the start of the new process")
