@@ -121,6 +121,7 @@ class _Focus:
         stack.push_async_callback(_cancel, lag)
         stack.push_async_callback(matrix.stop)
         await matrix.start()
+        self._metrics.homeserver(True)
         self._metrics.homeserver(True)  # it answered
         stack.callback(self._runtime.say_goodbye)
         # Nothing is worked off before this: the edge's tasks run from the next round of the loop on.

@@ -40,13 +40,18 @@ class PublishedStream:
 
 
 class Publications:
-    """One leg's published tracks and streams. A track's stream is what the metadata says, else its msid."""
+    """One leg's published tracks and streams. A track's stream is what the metadata says, else its msid.
+
+    Metadata is always the whole set: a track that it described and no longer does is not shown, though it may flow on
+    until the offer comes that ends it.
+    """
 
     def __init__(self, owner: Device, leg: LegId) -> None:
         self._owner = owner
         self._leg = leg
         self._received: tuple[ReceivedTrack, ...] = ()
         self._metadata: Metadata = {}
+        self._described: frozenset[TrackId] = frozenset()  # of the received tracks, those that ever were
         self.streams: Mapping[StreamId, PublishedStream] = {}
         self.tracks: Mapping[TrackKey, PublishedTrack] = {}
 
@@ -67,12 +72,17 @@ class Publications:
                 named.setdefault(track_id, stream_id)
         tracks: dict[TrackKey, PublishedTrack] = {}
         by_stream: dict[StreamId, list[PublishedTrack]] = {}
+        once_described, self._described = self._described, frozenset()
         for received in self._received:
             key = TrackKey(self._owner, received.track_id)
             if key in tracks:
                 continue
             stream_id = named.get(received.track_id, received.stream_id)
             described = self._metadata.get(stream_id)
+            if described is not None or received.track_id in once_described:
+                self._described |= {received.track_id}
+                if described is None:
+                    continue
             size = described.tracks.get(received.track_id) if described is not None else None
             track = PublishedTrack(
                 key,

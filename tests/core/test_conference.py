@@ -199,6 +199,25 @@ def test_a_late_camera_is_matched_by_its_track_id() -> None:
     assert one(script.answer(alice), cmd.Forward).source_mid == Mid("s1")
 
 
+def test_a_stream_that_its_metadata_names_no_more_is_gone_before_its_offer_ends_it() -> None:
+    script, alice, bob = pair()
+    screen = {StreamId("s"): ev.StreamMetadata("m.screenshare", False, False)}
+    both = {**camera("b", "b-a", "b-v"), **screen}
+    script.publishes[BOB] = (audio("b", "b-a"), video("b", "b-v"), video("s", "s-v", "2"))
+    script.offer(bob, metadata=both)
+    script.wait(0.2)
+    assert streams(last_metadata(script, alice)) == {"b", "s"}
+    script.say(ev.MetadataChanged(bob, camera("b", "b-a", "b-v")))
+    script.wait(0.2)
+    assert streams(last_metadata(script, alice)) == {"b"}, "not a second camera"
+    script.publishes[BOB] = (audio("b", "b-a"), video("b", "b-v"))
+    script.offer(bob, metadata=camera("b", "b-a", "b-v"))
+    script.publishes[BOB] = (audio("b", "b-a"), video("b", "b-v"), video("s", "s-v", "2"))
+    script.offer(bob, metadata=both)
+    script.wait(0.5)
+    assert streams(last_metadata(script, alice)) == {"b", "s"}
+
+
 def test_the_size_that_a_publisher_states_reaches_the_media_core() -> None:
     script, _, bob = pair()
     described = [c for c in of(script.commands, cmd.DescribeTrack) if c.leg == bob]

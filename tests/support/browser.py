@@ -78,7 +78,7 @@ class CallPage:
 
     def _on_console(self, message: ConsoleMessage) -> None:
         if message.type in ("error", "warning"):
-            self.console.append(f"{message.type}: {message.text}")
+            self.console.append(f"{message.type}: {message.text} ({message.location.get('url', '')})")
 
     # ------------------------------------------------------------ what a person does
 
@@ -96,7 +96,8 @@ class CallPage:
         """Let the page end as in a power cut: it says nothing to anybody."""
         devtools = await self.context.new_cdp_session(self.page)
         async with self.page.expect_event("crash"):
-            await devtools.send("Page.crash")
+            command = asyncio.create_task(devtools.send("Page.crash"))  # which nobody is left to answer
+        command.cancel()
 
     async def press(self, control: str) -> None:
         """Press the switch of `audio`, `video` or `screen`."""
@@ -212,8 +213,10 @@ class CallPage:
         """Return what the page says, its statistics and its console, for a failure's message."""
         try:
             words = (await self.words()).replace("\n", " | ")
-            slow = "THIS MACHINE IS TOO SLOW FOR THE TEST (cpu-limited)\n" if await self.slowed_by_cpu() else ""
-            return f"{slow}says: {words}\nstats: {await self.ask('stats')}\nfeeds: {await self.feeds()}\nconsole: {self.console}"
+            lines = [f"says: {words}", f"stats: {await self.ask('stats')}", f"feeds: {await self.feeds()}"]
+            if slow := await self.slowed_by_cpu():
+                lines.insert(0, f"THIS MACHINE IS TOO SLOW FOR THE TEST: less of {slow} is sent for lack of CPU")
+            return "\n".join([*lines, f"console: {self.console}"])
         except Exception as error:  # the page itself may be gone
             return f"cannot be asked: {error}\nconsole: {self.console}"
 

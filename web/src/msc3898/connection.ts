@@ -100,6 +100,7 @@ export class FocusConnection extends Emitter<ConnectionEvents> {
   #state: ConnectionState = "new";
   #focusParty: string | null = null; // who answered
   #candidates: RTCIceCandidateInit[] = [];
+  #told = ""; // the metadata that the focus was last sent
   #lastHeard = 0;
   #askedAt: number | null = null;
 
@@ -191,12 +192,14 @@ export class FocusConnection extends Emitter<ConnectionEvents> {
   // ------------------------------------------------------------------ out
 
   #invite(offer: Description, lifetime: number): void {
+    const metadata = this.#publisher.metadata();
+    this.#told = JSON.stringify(metadata);
     this.#outbox.send("m.call.invite", {
       offer,
       lifetime,
       invitee: this.#options.focus.userId,
       capabilities: { "m.call.transferee": false, "m.call.dtmf": false },
-      [TO_DEVICE_METADATA]: this.#publisher.metadata(),
+      [TO_DEVICE_METADATA]: metadata,
     });
     const left = lifetime - INVITE_AGAIN_MS;
     this.#after("invite", INVITE_AGAIN_MS, () =>
@@ -218,6 +221,7 @@ export class FocusConnection extends Emitter<ConnectionEvents> {
 
   #sendDescription(description: Description, route: Route): void {
     const metadata = this.#publisher.metadata();
+    this.#told = JSON.stringify(metadata);
     if (route === "to-device") {
       this.#outbox.send("m.call.negotiate", { description, [TO_DEVICE_METADATA]: metadata });
     } else {
@@ -225,8 +229,13 @@ export class FocusConnection extends Emitter<ConnectionEvents> {
     }
   }
 
+  /** Says what is published, unless the focus knows it already. */
   #sendMetadata(): void {
-    this.send("m.call.sdp_stream_metadata_changed", { [CHANNEL_METADATA]: this.#publisher.metadata() });
+    const metadata = this.#publisher.metadata();
+    const told = JSON.stringify(metadata);
+    if (told === this.#told) return;
+    this.#told = told;
+    this.send("m.call.sdp_stream_metadata_changed", { [CHANNEL_METADATA]: metadata });
   }
 
   // ------------------------------------------------------------------ in, to-device
