@@ -180,6 +180,17 @@ def test_a_join_that_does_not_replace_the_known_ban_is_a_fork_and_does_not_count
     assert not of(script.invite(ALICE), cmd.SendAnswer)
 
 
+def test_a_join_after_an_invite_counts_without_saying_what_it_replaces() -> None:
+    script = Script()
+    script.call()
+    script.membership(ALICE, ev.Membership.INVITE)
+    # What Synapse pushes after an invite that came over federation.
+    script.say(ev.MembershipChanged(ROOM, ALICE.user_id, JOIN, EventId("$join"), None))
+    script.list_device(ALICE)
+    script.invite(ALICE)
+    assert grade(script) == "full"
+
+
 def test_a_terminated_call_stays_so_when_a_fork_says_otherwise() -> None:
     script = Script()
     script.call()

@@ -36,12 +36,23 @@ async def test_people_on_three_foci_see_and_hear_each_other(federation: Federati
         assert not silence.over(1)
 
 
+async def test_a_focus_that_may_read_rooms_knows_who_was_there_before_its_homeserver(federation: Federation) -> None:
+    one, _, three = federation.sites
+    admin = await three.synapse.register_user("operator", admin=True)
+    await three.synapse.make_admin(admin, three.focus.device.user_id)
+    async with FederatedCall(federation) as call:
+        (alice,) = await call.people(alice=one)
+        (late,) = await call.people(late=three)
+        await meet(alice, late)
+    await three.synapse.make_admin(admin, three.focus.device.user_id, False)
+
+
 @pytest.mark.browser
 async def test_pages_at_two_foci_and_a_headless_participant_see_and_hear_each_other(federation: Federation) -> None:
     one, two, _ = federation.sites
     async with FederatedCall(federation) as call, Browser() as browser:
-        (alice,) = await call.people(alice=one)
         pages = [await call.page(browser, "pia", one), await call.page(browser, "pete", two)]
+        (alice,) = await call.people(alice=one)
         for page in pages:
             await page.join()
         await alice.subscribe_to(*pages)

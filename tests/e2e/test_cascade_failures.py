@@ -43,9 +43,9 @@ async def _call_again(call: FederatedCall, person: Roamer) -> None:
 async def test_a_homeserver_that_is_down_during_the_call_changes_nothing_for_media(federation: Federation) -> None:
     one, two, _ = federation.sites
     async with FederatedCall(federation) as call:
+        late = await call.participant("late", at=two)
         alice, bob = await call.people(alice=one, bob=two)
         await meet(alice, bob)
-        late = await call.participant("late", at=two)
         async with Silence(all_pairs(alice, bob)) as silence:
             two.synapse.kill()
             await asyncio.sleep(12)  # longer than the interval of pings and consent checks

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from types import TracebackType
 from typing import Any
+from urllib.parse import quote
 
 from mautrix_sfu.core.ids import Device
 
@@ -119,9 +121,20 @@ class FederatedCall(Call):
 
     async def people(self, **names_and_sites: Deployment) -> list[Roamer]:
         """New participants who are in the call: their names, each with the site."""
+        # One after the other: an event that is sent while a homeserver is just joining the room may pass it by.
         made = [await self.participant(name, at=site) for name, site in names_and_sites.items()]
-        await self.join(*made)
+        await asyncio.gather(*(self._knows_all(person, made) for person in made))
+        await asyncio.gather(*(self.join(person) for person in made))
         return made
+
+    async def _knows_all(self, person: Roamer, people: list[Roamer]) -> None:
+        """Wait until the homeserver of one knows that the others are in the room: it would send them nothing before."""
+        path = f"/_matrix/client/v3/rooms/{quote(self.room_id)}/joined_members"
+        async with asyncio.timeout(20):
+            while not {other.device.user_id for other in people} <= set(
+                (await person.matrix.request("GET", path))["joined"]
+            ):
+                await asyncio.sleep(0.05)
 
     async def page(self, browser: Browser, name: str, at: Deployment) -> CallPage:
         """A new user's call page, served by the focus of the site; it has not joined the call."""

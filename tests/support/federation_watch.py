@@ -45,8 +45,12 @@ class Silence:
 
     async def _watch(self) -> None:
         last = dict.fromkeys(range(len(self._watched)), time.monotonic())
+        looked = time.monotonic()
         while True:
             now = time.monotonic()
+            missed, looked = max(0.0, now - looked - 2 * _LOOK), now
+            for number in last if missed else ():
+                last[number] += missed  # this process itself was held up: it could not have received anything
             for number, (one, other, kind) in enumerate(self._watched):
                 found = one.heard(other, kind)
                 came = found.last_at if found is not None else 0.0
