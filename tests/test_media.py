@@ -15,6 +15,8 @@ import subprocess
 import sys
 import zlib
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -22,7 +24,7 @@ import pytest
 from mautrix_sfu import _media, media  # noqa: TID251 (the binary itself is tested here)
 from mautrix_sfu.core.ids import Kind, LegId, Mid
 from mautrix_sfu.media import Media
-from mautrix_sfu.wire.plan import Line, MediaPlan, Payload, Receive, Send
+from mautrix_sfu.wire.plan import Line, MediaPlan, Payload, Receive, Send, SendLayer
 
 CRATE = Path(__file__).parent.parent / "media"
 LEG = LegId(7)
@@ -38,6 +40,9 @@ PLAN = MediaPlan(
 )
 
 
+SIMULCAST = Send(10, 11, 96, 97, "focus", (SendLayer("f", 10, 11), SendLayer("h", 12, 13)))
+
+
 class Sink:
     """Writes down what it is told."""
 
@@ -47,6 +52,9 @@ class Sink:
     def on_ice_connected(self, leg: LegId) -> None:
         self.told.append(("connected", leg))
 
+    def on_ice_failed(self, leg: LegId) -> None:
+        self.told.append(("failed to connect", leg))
+
     def on_ice_lost(self, leg: LegId) -> None:
         self.told.append(("lost", leg))
 
@@ -55,6 +63,9 @@ class Sink:
 
     def on_speaker(self, leg: LegId, mid: Mid) -> None:
         self.told.append(("speaker", leg, mid))
+
+    def on_flow(self, leg: LegId, mid: Mid, flowing: bool) -> None:
+        self.told.append(("flow", leg, mid, flowing))
 
     def on_media_failed(self, message: str) -> None:
         self.told.append(("failed", message))
@@ -152,6 +163,44 @@ async def test_an_outsider_gets_no_answer(core: Media, sink: Sink) -> None:
         assert sink.told == []
 
 
+async def test_a_leg_dials_another_core_over_a_socket_of_its_own(core: Media, sink: Sink) -> None:
+    called, called_sink = Media([("127.0.0.1", 0)]), Sink()
+    called.start(asyncio.get_running_loop(), called_sink)
+    try:
+        called.add_leg(LEG, "called", PWD)
+        core.add_leg(LEG, UFRAG, "a password of its own here")
+        core.connect(LEG, "called", PWD, [("127.0.0.1", 1), *called.local_addresses])
+        await until(lambda: sink.told and called_sink.told)
+        assert sink.told == called_sink.told == [("connected", LEG)]
+        for here, there, words in ((core, called_sink, b"\x16out"), (called, sink, b"\x16back")):
+            here.send_dtls(LEG, words)
+            await until(partial(there.told.__contains__, ("dtls", LEG, words)))
+        assert (core.leg_stats(LEG) or {})["round_trip_microseconds"] > 0
+        core.remove_leg(LEG)
+        sent = core.stats()["datagrams_out_total"]
+        called.send_dtls(LEG, b"\x16nobody listens")
+        assert core.stats()["datagrams_out_total"] == sent
+    finally:
+        called.shutdown()
+
+
+async def test_a_dial_without_candidates_fails_as_an_event(core: Media, sink: Sink) -> None:
+    core.add_leg(LEG, UFRAG, PWD)
+    core.connect(LEG, "called", PWD, [])
+    await until(lambda: sink.told)
+    assert sink.told == [("failed to connect", LEG)]
+
+
+async def test_a_simulcast_line_is_taken_and_all_its_layers_forwarded(core: Media) -> None:
+    core.add_leg(LEG, UFRAG, PWD)
+    source = Line(Mid("v"), Kind.VIDEO, receive=Receive(("f", "h")))
+    core.set_plan(LEG, MediaPlan(PLAN.payloads, PLAN.extensions, (source, Line(Mid("c0"), Kind.VIDEO, send=SIMULCAST))))
+    core.forward_layers(LEG, Mid("c0"), LEG, Mid("v"), [(1280, 720), (None, None)])
+    assert core.stats()["forwards"] == len(SIMULCAST.layers)
+    core.forward_layers(LEG, Mid("c0"), LEG, Mid("v"), [])
+    assert core.stats()["forwards"] == 0
+
+
 async def test_a_whole_plan_is_taken(core: Media) -> None:
     core.add_leg(LEG, UFRAG, PWD)
     core.set_credentials(LEG, "another", PWD)
@@ -176,6 +225,8 @@ async def test_unknown_legs_and_lines_are_ignored(core: Media) -> None:
     core.set_plan(nobody, PLAN)
     core.describe_track(nobody, line, 1, 1)
     core.forward(nobody, line, nobody, line, None, None)
+    core.forward_layers(nobody, line, nobody, line, [(1, 1)])
+    core.connect(nobody, UFRAG, PWD, [("127.0.0.1", 9)])
     core.stop_forward(nobody, line)
     core.remove_leg(nobody)
     assert core.stats()["legs"] == 0
@@ -198,6 +249,13 @@ async def test_arguments_out_of_range_are_value_errors(core: Media) -> None:
         lambda: core.set_plan(LEG, line(Send(2**32, None, 100, None, "focus"))),
         lambda: core.set_plan(LEG, line(Send(1, 2, 100, None, "focus"))),
         lambda: core.set_plan(LEG, line(send, send)),
+        lambda: core.set_plan(LEG, line(replace(SIMULCAST, layers=SIMULCAST.layers[:1] * 2))),
+        lambda: core.set_plan(LEG, line(replace(SIMULCAST, layers=(SendLayer("", 1, 2),)))),
+        lambda: core.set_plan(LEG, line(replace(SIMULCAST, rtx_pt=None))),
+        lambda: core.forward_layers(LEG, Mid("0"), LEG, Mid("1"), [(-1, 1)]),
+        lambda: core.connect(LEG, "", PWD, []),
+        lambda: core.connect(LEG, UFRAG, PWD, [("focus.example", 9)]),
+        lambda: core.connect(LEG, UFRAG, PWD, [("127.0.0.1", 70000)]),
         lambda: core.set_plan(LEG, MediaPlan(lines=(Line(Mid("0"), Kind.AUDIO), Line(Mid("0"), Kind.VIDEO)))),
         lambda: Media([("focus.example", 0)]),
         lambda: Media([("127.0.0.1", 70000)]),

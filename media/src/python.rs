@@ -192,8 +192,7 @@ impl PyMediaCore {
     ) -> PyResult<()> {
         check_credentials(&remote_ufrag, &remote_pwd)?;
         let candidates = candidates.into_iter().map(address).collect::<PyResult<Vec<_>>>()?;
-        self.0.connect(number("leg", leg)?, remote_ufrag, remote_pwd, &candidates)??;
-        Ok(())
+        self.0.connect(number("leg", leg)?, remote_ufrag, remote_pwd, &candidates)?.map_err(|error| os_error(&error))
     }
 
     fn set_credentials(&self, leg: i64, ufrag: String, pwd: String) -> PyResult<()> {
