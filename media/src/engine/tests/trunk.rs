@@ -191,6 +191,22 @@ fn loss_on_the_trunk_is_repaired_over_the_trunk() {
 }
 
 #[test]
+fn a_layer_waits_for_its_own_key_frame_and_takes_no_other_meanwhile() {
+    let mut call = Call::new(&[]);
+    let alice = call.alice;
+    call.world.loses = Box::new(|flying| flying.to.ip().to_string() == "10.1.0.1"); // she hears no request
+    call.wants(&[LARGE]);
+    call.world.people[alice].camera().switch(1, true);
+    call.world.people[alice].camera().switch(2, true);
+    call.world.run(1000);
+    assert_eq!(call.crossed(), []);
+    call.world.loses = Box::new(|_| false);
+    call.world.run(1000);
+    assert!(!call.crossed().is_empty());
+    assert!(call.crossed().iter().all(|got| got.piece.0 == 0));
+}
+
+#[test]
 fn a_request_for_a_key_frame_reaches_the_layer_that_it_means() {
     let mut call = Call::new(&[LARGE, SMALL]);
     call.world.run(2000);
