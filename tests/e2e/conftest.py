@@ -45,8 +45,10 @@ def shared_federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fede
     made = Federation(tmp_path_factory.mktemp("federation"), 3)
 
     async def start() -> None:
-        await made.start()
-        await made.close_http()
+        try:
+            await made.start()
+        finally:
+            await made.close_http()
 
     try:
         asyncio.run(start())
