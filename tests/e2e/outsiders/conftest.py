@@ -47,7 +47,7 @@ async def call(shared_deployment: Deployment) -> AsyncIterator[Call]:
 
 @pytest.fixture
 async def talk(call: Call) -> AsyncIterator[Talk]:
-    """Alice and Bob in a call. At the end: whatever happened, not half a second of it was without their media."""
+    """Alice and Bob in a call. Whatever happens, neither may miss the other for a second."""
     alice, bob = await call.joined("alice", "bob")
     async with Talk(call, alice, bob) as made:
         yield made
