@@ -12,7 +12,7 @@ from tests.support.focus import Deployment
 
 from .support import Talk
 
-LEGS_PER_USER, LEGS_PER_CONFERENCE, HELD_LEGS_PER_USER = 3, 6, 2
+LEGS_PER_USER, LEGS_PER_CONFERENCE, HELD_LEGS_PER_USER = 2, 5, 1
 _LIMITS = {
     "legs_per_user": LEGS_PER_USER,
     "legs_per_conference": LEGS_PER_CONFERENCE,
