@@ -3,70 +3,20 @@
 from __future__ import annotations
 
 import json
-import secrets
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
-from typing import Any
 
 import pytest
 
+from tests.support.calls import Call
 from tests.support.focus import Deployment
-from tests.support.participant import Mischief, Participant, RefusedError
-from tests.support.synapse import Client
 
 pytestmark = pytest.mark.synapse
 
 
-class Call:
-    """A room with a call, and its participants."""
-
-    def __init__(self, deployment: Deployment, stack: AsyncExitStack) -> None:
-        self.deployment = deployment
-        self.conf_id = secrets.token_hex(6)
-        self.room_id = ""
-        self.host: Client | None = None
-        self._stack = stack
-
-    async def open(self) -> None:
-        """Make the room."""
-        self.host = await self._user("host")
-        self.room_id = await self.deployment.room_with_call(self.conf_id, self.host)
-
-    async def _user(self, name: str) -> Client:
-        localpart = f"{name}-{secrets.token_hex(3)}"
-        await self.deployment.synapse.register_user(localpart)
-        return await self.deployment.synapse.login(localpart)
-
-    async def participant(self, name: str, *, member: bool = True, mischief: Mischief | None = None) -> Participant:
-        """A device of a new user, which is a member of the room."""
-        client = await self._user(name)
-        assert self.host is not None
-        if member:
-            await self.host.invite(self.room_id, client.user_id)
-            await client.join(self.room_id)
-        made = Participant(
-            self.deployment.synapse.base_url,
-            client.user_id,
-            client.device_id,
-            self.deployment.focus.device,
-            token=client.token,
-            mischief=mischief,
-        )
-        return await self._stack.enter_async_context(made)
-
-    async def join(self, *participants: Participant, **options: Any) -> None:
-        """Let them join one after the other."""
-        for participant in participants:
-            await participant.join(self.room_id, self.conf_id, **options)
-
-
 @pytest.fixture
 async def call(shared_deployment: Deployment) -> AsyncIterator[Call]:
-    async with AsyncExitStack() as stack:
-        made = Call(shared_deployment, stack)
-        await made.open()
+    async with Call(shared_deployment) as made:
         yield made
-    await shared_deployment.synapse.close_http()
 
 
 async def test_two_participants_hear_and_see_each_other(call: Call) -> None:
@@ -142,40 +92,3 @@ async def test_garbage_on_the_channel_is_answered_with_an_error(call: Call) -> N
     await alice.until(lambda: len(alice.said("org.matrix.msc3898.error")) >= 3, what="errors")
     alice.tell("m.call.ping")
     await alice.until(lambda: alice.said("m.call.pong"), what="a pong")
-
-
-@pytest.mark.parametrize(
-    "mischief",
-    [Mischief(state_session="another"), Mischief(state_device="OTHER"), Mischief(expires_in_ms=-600_000)],
-    ids=["session", "device", "expired"],
-)
-async def test_a_device_that_the_state_does_not_name_gets_no_packet(call: Call, mischief: Mischief) -> None:
-    alice, mallory = await call.participant("alice"), await call.participant("mallory", mischief=mischief)
-    await call.join(alice)
-    try:
-        await call.join(mallory)
-    except (RefusedError, TimeoutError):
-        return
-    stream = next(iter(alice.own_metadata()))
-    tracks = [(stream, track.track_id) for track in alice.connection.published]
-    mallory.subscribe(*tracks)
-    with pytest.raises(AssertionError):
-        await mallory.until(lambda: mallory.received or mallory.metadata, timeout=1.5)
-
-
-async def test_a_wrong_fingerprint_gets_no_packet(call: Call) -> None:
-    mischief = Mischief(fingerprint=("sha-256", ":".join(["AB"] * 32)))
-    alice, mallory = await call.participant("alice"), await call.participant("mallory", mischief=mischief)
-    await call.join(alice)
-    with pytest.raises((RefusedError, TimeoutError)):
-        await mallory.join(call.room_id, call.conf_id, timeout=3)
-    assert mallory.connection.socket.counts["rtp"] == 0
-
-
-async def test_a_stranger_is_refused_without_a_packet(call: Call) -> None:
-    alice, mallory = await call.participant("alice"), await call.participant("mallory", member=False)
-    mallory.mischief = Mischief(publish_state=False)
-    await call.join(alice)
-    with pytest.raises(RefusedError):
-        await mallory.join(call.room_id, call.conf_id, create_call=False, timeout=15)
-    assert not mallory.connection.socket.counts

@@ -12,7 +12,7 @@ from tests.support.focus import Deployment
 
 from .support import Talk
 
-LEGS_PER_USER, LEGS_PER_CONFERENCE, HELD_LEGS_PER_USER = 3, 6, 2
+LEGS_PER_USER, LEGS_PER_CONFERENCE, HELD_LEGS_PER_USER = 2, 5, 1
 _LIMITS = {
     "legs_per_user": LEGS_PER_USER,
     "legs_per_conference": LEGS_PER_CONFERENCE,
@@ -47,7 +47,7 @@ async def call(shared_deployment: Deployment) -> AsyncIterator[Call]:
 
 @pytest.fixture
 async def talk(call: Call) -> AsyncIterator[Talk]:
-    """Alice and Bob in a call. At the end: whatever happened, not half a second of it was without their media."""
+    """Alice and Bob in a call. Whatever happens, neither may miss the other for a second."""
     alice, bob = await call.joined("alice", "bob")
     async with Talk(call, alice, bob) as made:
         yield made

@@ -21,6 +21,7 @@ from .support import (
     sees_and_hears,
     state_event,
     traces,
+    tracks,
 )
 
 pytestmark = pytest.mark.synapse
@@ -136,10 +137,11 @@ async def test_a_certificate_that_the_offer_does_not_name_gets_no_media_either_w
     async def seen() -> float:
         return sum([await talk.focus.metric(f"mautrix_sfu_media_{name}_total") for name in unused])
 
-    before, subscribing = await seen(), asyncio.create_task(talk.alice.subscribe_to(mallory))
+    before, calling = await seen(), asyncio.create_task(talk.call.join(mallory, timeout=2.5))
+    await mallory.invited.wait()
+    talk.alice.subscribe(*tracks(talk.bob), *tracks(mallory))
     with pytest.raises(TimeoutError):
-        await talk.call.join(mallory, timeout=2.5)
-    await subscribing  # she was shown: alice did ask for her
+        await calling
     await mallory.until(lambda: mallory.hung_up == "unknown_error", what="the focus hangs up")
     counts = mallory.connection.socket.counts
     assert counts["dtls"], "the handshake went to its end"
