@@ -40,6 +40,8 @@ async def test_a_focus_that_may_read_rooms_knows_who_was_there_before_its_homese
     one, _, three = federation.sites
     admin = await three.synapse.register_user("operator", admin=True)
     await three.synapse.make_admin(admin, three.focus.device.user_id)
+    three.focus.stop()
+    await three.focus.start()  # it would remember for ten minutes that it was refused
     async with FederatedCall(federation) as call:
         (alice,) = await call.people(alice=one)
         (late,) = await call.people(late=three)
