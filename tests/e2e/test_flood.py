@@ -118,6 +118,7 @@ async def reading(client: Client) -> AsyncIterator[None]:
         await asyncio.wait([task])
 
 
+@pytest.mark.timeout(300)
 async def test_a_flood_of_large_invites_does_not_double_another_users_time_to_join(call: Call) -> None:
     """The flooder sends one invite after the other, as fast as the homeserver takes them.
 
