@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from scripts.install_synapse import ensure_synapse  # noqa: E402
-from tests.support.browser import Browser, CallPage, PageSession  # noqa: E402
+from tests.support.browser import Browser, PageSession  # noqa: E402
 from tests.support.focus import FocusProcess  # noqa: E402
 from tests.support.synapse import CALL_TYPES, PASSWORD, Client, Synapse, free_port  # noqa: E402
 
@@ -137,7 +137,7 @@ class Demo:
         await self.synapse.stop()
 
 
-async def check(demo: Demo, screenshot: Path | None) -> None:
+async def check(demo: Demo) -> None:
     """Join with two pages of a headless Chromium; raises DemoError unless each sees and hears the other."""
     alice, bob = demo.sessions[:2]
     async with Browser() as browser:
@@ -156,15 +156,7 @@ async def check(demo: Demo, screenshot: Path | None) -> None:
                 f"The pages did not come together ({error}).\n"
                 f"Pictures of them are in build/demo. The focus's log:\n{demo.focus.log_tail()}"
             ) from error
-        if screenshot is not None:
-            await _pose(pages[0], screenshot)
     print("Two pages joined the call, and each sees and hears the other.")
-
-
-async def _pose(page: CallPage, path: Path) -> None:
-    await page.page.mouse.move(0, 0)
-    await page.screenshot(path)
-    print(f"Wrote {path}")
 
 
 def invite_people(demo: Demo) -> None:
@@ -201,7 +193,6 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--check", action="store_true", help="join with two pages of a headless Chromium instead, and quit"
     )
-    parser.add_argument("--screenshot", type=Path, metavar="FILE", help="with --check: a picture of the call")
     parser.add_argument("--keep", action="store_true", help="leave the data and the logs where they are")
     return parser.parse_args()
 
@@ -212,7 +203,7 @@ def main() -> int:
 
     async def then(demo: Demo) -> None:
         if options.check:
-            await check(demo, options.screenshot)
+            await check(demo)
         else:
             invite_people(demo)
             await demo.watch()

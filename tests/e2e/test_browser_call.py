@@ -254,6 +254,7 @@ async def test_a_reload_replaces_the_leg_and_a_crash_is_noticed(call: PagesCall)
 
     await bob.wait("alice is gone", gone, PING_TIMEOUT + 5)
     assert time.monotonic() - crashed > PING_TIMEOUT - 1, "gone for another reason"
+    await wait_shown(bob, alice, 0)  # though the room's state still names them
 
 
 async def test_a_shared_screen_is_a_second_tile_until_it_ends(call: PagesCall) -> None:

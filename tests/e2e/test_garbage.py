@@ -352,4 +352,4 @@ async def test_well_protected_nonsense_of_an_attacker_is_dropped(
         with suppress(pylibsrtp.Error):  # libsrtp refuses some of it
             connection._send_rtp(packet)
     after = [await focus.metric(f"mautrix_sfu_media_{name}_total") for name in names]
-    assert all(late > early + 200 for early, late in zip(before, after, strict=True)), (names, before, after)
+    assert all(late > early + 100 for early, late in zip(before, after, strict=True)), (names, before, after)

@@ -56,7 +56,7 @@ async def test_a_taken_port_is_one_clear_line(synapse: Synapse, start_focus: Sta
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(FatalError, match=f"127.0.0.1 port {port}") as caught:
+        with pytest.raises(FatalError, match=f"127.0.0.1, TCP port {port}") as caught:
             await start_focus(synapse, listen_port=port)
     assert caught.value.exit_code is ExitCode.PORT_TAKEN
 

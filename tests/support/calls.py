@@ -155,6 +155,7 @@ class Watch:
 
     def __init__(self, one: Participant, other: Participant, focus: FocusProcess) -> None:
         self._pair = (one, other)
+        self._focus = focus
         self._log = FocusLog(focus)
         self._task: asyncio.Task[None] | None = None
         self.windows: list[Window] = []
@@ -178,7 +179,7 @@ class Watch:
             self._log.check()
 
     async def _work(self) -> None:
-        async for window in windows(self._pair):
+        async for window in windows(self._pair, self._focus.pid):
             self.windows.append(window)
 
 
@@ -199,6 +200,7 @@ class Talkers:
         told = {
             "homeserver": deployment.synapse.base_url,
             "focus": (deployment.focus.device.user_id, deployment.focus.device.device_id),
+            "focus_pid": deployment.focus.pid,
             "room_id": call.room_id,
             "conf_id": call.conf_id,
             "devices": [(who.user_id, who.device_id, who.token) for who in members],

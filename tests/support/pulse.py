@@ -7,7 +7,9 @@ attacking the focus does not disturb what it measures.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import os
 import sys
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import asdict, dataclass
@@ -19,7 +21,8 @@ from tests.support.participant import Participant
 
 WINDOW = 0.5  # seconds; in each of them packets and messages must come
 LATE = 1.3  # times its length: a window that took longer was not measured
-MAX_UNMEASURED = 0.2  # of all windows
+STARVED = 0.15  # seconds of a window in which the focus or we were ready to run and had no processor
+MAX_UNMEASURED = 0.25  # of all windows, in which something stopped and it may be this machine's fault
 SETTLE = 4.0  # seconds that a data channel may take to repeat what the measuring side itself lost (RFC 9260, 6.3)
 
 Pair = tuple[Participant, Participant]
@@ -31,19 +34,21 @@ class Window:
 
     stopped: list[str]  # what did not come at all
     took: float
+    starved: float  # seconds that the focus and we waited for a processor
     drops: int  # datagrams that the kernel could not give us, since the participants' sockets were opened
     hung_up: str | None
     picture_gaps: int
 
     def __str__(self) -> str:
-        return f"{', '.join(self.stopped) or 'nothing stopped'} ({self.took:.2f} s, {self.drops} lost here)"
+        here = f"{self.took:.2f} s, starved {self.starved:.2f} s, {self.drops} lost here"
+        return f"{', '.join(self.stopped) or 'nothing stopped'} ({here})"
 
 
-async def windows(pair: Pair) -> AsyncIterator[Window]:
+async def windows(pair: Pair, focus_pid: int) -> AsyncIterator[Window]:
     """Measure for ever."""
     loop = asyncio.get_running_loop()
     while True:
-        before, began = _counts(pair), loop.time()
+        before, began, waited = _counts(pair), loop.time(), _waited(focus_pid)
         for one in pair:
             one.tell("m.call.ping")
         await asyncio.sleep(WINDOW)
@@ -52,6 +57,7 @@ async def windows(pair: Pair) -> AsyncIterator[Window]:
         yield Window(
             stopped,
             loop.time() - began,
+            _waited(focus_pid) - waited,
             sum(kernel_drops().get(each.connection.socket.address[1], 0) for each in pair),
             one.hung_up or other.hung_up,
             one.video_of(other).picture_gaps + other.video_of(one).picture_gaps,
@@ -68,7 +74,7 @@ def judge(seen: Sequence[Window]) -> None:
         clock += window.took
         if window.drops > drops:
             drops, excused_until = window.drops, clock + SETTLE
-        if window.took > LATE * WINDOW or clock < excused_until:
+        if window.stopped and (window.took > LATE * WINDOW or window.starved > STARVED or clock < excused_until):
             unmeasured += 1
         elif window.stopped:
             bad.append(f"window {number}: {window}")
@@ -84,6 +90,16 @@ def kernel_drops() -> dict[int, int]:
     """Datagrams that the kernel threw away because nobody fetched them, by local port."""
     lines = Path("/proc/net/udp").read_text().splitlines()[1:]
     return {int(words[1].partition(":")[2], 16): int(words[-1]) for words in map(str.split, lines)}
+
+
+def _waited(focus_pid: int) -> float:
+    """For how many seconds threads of the focus and of this process were ready to run and did not."""
+    waited = 0
+    for pid in (focus_pid, os.getpid()):
+        for thread in Path(f"/proc/{pid}/task").glob("*/schedstat"):
+            with contextlib.suppress(OSError):  # it has just ended
+                waited += int(thread.read_text().split()[1])
+    return waited / 1e9
 
 
 def _counts(pair: Pair) -> dict[str, int]:
@@ -115,7 +131,7 @@ async def _main() -> None:
             await viewer.until(lambda v=viewer, p=publisher: v.video_of(p).key_frames and v.audio_of(p).packets)  # type: ignore[misc]
         own = [sorted(each.connection.sender.encodings) for each in made]
         print(json.dumps({"ssrcs": own, "ufrags": [each.connection.ice._remote_ufrag for each in made]}), flush=True)
-        async for window in windows((one, other)):
+        async for window in windows((one, other), told["focus_pid"]):
             print(json.dumps(asdict(window)), flush=True)
 
 

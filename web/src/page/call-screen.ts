@@ -7,6 +7,7 @@ import { Grid } from "./grid.js";
 import type { Devices } from "./media.js";
 import type { Matrix } from "./matrix.js";
 import type { Participation } from "./participation.js";
+import { Presence, RETURN_MS } from "./presence.js";
 import type { TileModel } from "./tile.js";
 
 const ERROR_SHOWN_MS = 8_000;
@@ -20,11 +21,13 @@ export class CallScreen {
   readonly #notice = h("p", { class: "notice", role: "alert", hidden: true });
   readonly #people = h("span", { class: "people" });
   readonly #controls: Record<"audio" | "video" | "screen", HTMLButtonElement>;
+  readonly #presence = new Presence();
   readonly #ownCamera = new MediaStream();
   readonly #ownScreen = new MediaStream();
   #participation: Participation | null = null;
   #speaker: string | null = null; // its stream's id
   #clearNotice: ReturnType<typeof setTimeout> | undefined;
+  #lookAgain: ReturnType<typeof setTimeout> | undefined;
 
   constructor(matrix: Matrix, devices: Devices, roomName: string, leave: () => void) {
     this.#matrix = matrix;
@@ -106,6 +109,7 @@ export class CallScreen {
 
   close(): void {
     clearTimeout(this.#clearNotice);
+    clearTimeout(this.#lookAgain);
     this.#grid.close();
     this.element.remove();
   }
@@ -114,13 +118,18 @@ export class CallScreen {
     const participation = this.#participation;
     const feeds = participation?.call.feeds ?? [];
     const seen = new Set(feeds.map(({ owner }) => `${owner.userId} ${owner.deviceId}`));
-    const silent = (participation?.others ?? []).filter(
-      ({ userId, deviceId }) => !seen.has(`${userId} ${deviceId}`),
+    const waiting = this.#presence.waiting(
+      participation?.others ?? [],
+      ({ userId, deviceId }) => seen.has(`${userId} ${deviceId}`),
+      participation?.state === "connected",
+      performance.now(),
     );
+    clearTimeout(this.#lookAgain);
+    if (waiting.length > 0) this.#lookAgain = setTimeout(() => this.update(), RETURN_MS);
     return [
       ...this.#ownTiles(),
       ...feeds.map((feed) => this.#remoteTile(feed)),
-      ...silent.map(({ userId, deviceId }) => ({
+      ...waiting.map(({ userId, deviceId }) => ({
         ...this.#blank(userId, deviceId),
         key: `waiting ${userId} ${deviceId}`,
       })),

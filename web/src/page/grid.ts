@@ -27,6 +27,12 @@ export function bestColumns(count: number, width: number, height: number): numbe
   return best.columns;
 }
 
+/** Where the first tile of the last row starts, in half columns from 1, so that the row stands in the middle. */
+export function lastRowStart(count: number, columns: number): number {
+  const rest = count % columns;
+  return rest === 0 ? 1 : columns - rest + 1;
+}
+
 export class Grid {
   readonly element = h("section", { class: "grid", "aria-label": "People in the call" });
   readonly #tiles = new Map<string, Tile>();
@@ -88,11 +94,17 @@ export class Grid {
   #layOut(): void {
     const { clientWidth, clientHeight, classList, style } = this.element;
     classList.toggle("spotlight", this.#enlarged !== null);
-    for (const [key, tile] of this.#tiles) tile.element.classList.toggle("enlarged", key === this.#enlarged);
-    const columns = bestColumns(Math.max(1, this.#tiles.size), clientWidth, clientHeight);
-    const rows = Math.ceil(this.#tiles.size / columns);
+    const count = Math.max(1, this.#tiles.size);
+    const columns = bestColumns(count, clientWidth, clientHeight);
+    const rows = Math.ceil(count / columns);
+    let index = 0;
+    for (const [key, { element }] of this.#tiles) {
+      element.classList.toggle("enlarged", key === this.#enlarged);
+      const startsLastRow = index++ === (rows - 1) * columns;
+      element.style.setProperty("--start", startsLastRow ? String(lastRowStart(count, columns)) : "auto");
+    }
     style.setProperty("--columns", String(columns));
-    style.setProperty("--rows", String(Math.max(1, rows)));
-    style.setProperty("--others", String(Math.max(1, this.#tiles.size - 1)));
+    style.setProperty("--rows", String(rows));
+    style.setProperty("--others", String(Math.max(1, count - 1)));
   }
 }

@@ -1,7 +1,7 @@
 import { describe, expect, it } from "vitest";
 
 import { initials } from "../../src/page/dom.js";
-import { bestColumns } from "../../src/page/grid.js";
+import { bestColumns, lastRowStart } from "../../src/page/grid.js";
 import { readCameraSize } from "../../src/page/media.js";
 import { readConfig, readFragment } from "../../src/page/session.js";
 import { endingWords, mediaTrouble } from "../../src/page/words.js";
@@ -44,6 +44,12 @@ describe("the grid", () => {
     expect(bestColumns(2, 400, 800)).toBe(1);
     expect(bestColumns(4, 1280, 720)).toBe(2);
     expect(bestColumns(9, 1280, 720)).toBe(3);
+  });
+
+  it("puts a last row that is not full in the middle", () => {
+    expect([4, 6].map((count) => lastRowStart(count, 2))).toEqual([1, 1]);
+    expect(lastRowStart(3, 2)).toBe(2); // half columns 2 and 3 of 4
+    expect([7, 8].map((count) => lastRowStart(count, 3))).toEqual([3, 2]);
   });
 });
 
