@@ -49,7 +49,7 @@ class Talk:
             self._judge()
 
     async def _watch(self) -> None:
-        async for window in windows((self.alice, self.bob)):
+        async for window in windows((self.alice, self.bob), self.call.deployment.focus.pid):
             self._windows.append(window)
 
     def _judge(self) -> None:
