@@ -32,7 +32,6 @@ LIVE = (
     "conferences",
     "published_tracks",
     "forwarded_tracks",
-    "tracked_rooms",
     "invite_handling_seconds_count",
     "event_loop_lag_seconds_count",
     "matrix_transactions_total",
