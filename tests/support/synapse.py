@@ -102,7 +102,7 @@ _FEDERATION: dict[str, Any] = {
 
 @dataclass
 class Registration:
-    """An application service as the homeserver is told of it (matrix-facts, "Registration")."""
+    """An application service as the homeserver is told of it."""
 
     url: str | None
     localpart: str = "sfu"  # the focus: a namespaced user

@@ -9,7 +9,7 @@ use crate::time::{MILLISECOND, SECOND, Time, WallClock, ntp_span_in_ticks};
 
 /// Sender and receiver reports, and REMB, go out this often.
 const REPORTS: u64 = SECOND;
-/// Transport-wide feedback goes out this often (measured: webrtc-facts.md).
+/// Transport-wide feedback goes out this often: Chromium then sends all layers within half a second.
 const TRANSPORT_CC: u64 = 100 * MILLISECOND;
 /// What REMB grants a publisher without transport-wide feedback: enough that no layer is held back by the focus.
 const REMB_BITS_PER_SECOND: u64 = 10_000_000;
