@@ -5,51 +5,30 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import Counter as Tally
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, TypeVar, assert_never
+from typing import Any
 
 from ..core import commands as cmd
 from ..core import events as ev
 from ..core.fair_queue import FairQueue
 from ..core.focus import Focus
-from ..core.ids import ConferenceKey, LegId, Mid, RoomId
+from ..core.ids import LegId, Mid, RoomId
 from ..core.policy import Policy
 from ..core.sequence import without_stale_invites
 from ..core.view import FocusView
 from ..metrics import Metrics
 from ..store.store import StoredFact
 from ..wire import channel, room_events, to_device
-from ..wire.dialling import usable_candidates
 from ..wire.fields import MalformedError
-from ..wire.negotiation import Negotiation
-from ..wire.plan import RemoteTransport
-from ..wire.sdp import SdpError
+from .executor import Edges, Executor
 from .ports import MatrixPort, MediaPort, Owner, RtcPort, StorePort
 
 log = logging.getLogger("mautrix_sfu.call")
-T = TypeVar("T")
 
 INTAKE_SECONDS = 0.02  # that a page of to-device messages may take for making room in a full queue
 SLICE_SECONDS = 0.005  # of working off messages before the event loop has its turn
-METADATA_RETRY = 0.2  # how often a full channel is tried with the newest metadata
-
-_LEVELS = {cmd.Level.DEBUG: logging.DEBUG, cmd.Level.INFO: logging.INFO, cmd.Level.WARNING: logging.WARNING}
-
-
-@dataclass(slots=True)
-class _Connection:
-    """A leg as the edges know it."""
-
-    negotiation: Negotiation
-    ufrag: str  # the local one that the media core knows
-    dials: bool = False
-    started: bool = False
-    stored: asyncio.Future[None] | None = None
-    conference: ConferenceKey | None = None
-    unsent_metadata: str | None = None  # the channel was full: only the newest is kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,26 +58,23 @@ class Runtime:
         self._allow_private = allow_private  # whether trunks may be dialled to addresses that are not public
         self._clock = clock
         self._wall_ms = wall_ms
-        self._matrix: MatrixPort | None = None
-        self._media: MediaPort | None = None
         self._rtc: RtcPort | None = None
         self._store: StorePort | None = None
+        self._executor: Executor | None = None
         self._commands: deque[cmd.Command] = deque()
         self._working = False
-        self._connections: dict[LegId, _Connection] = {}
-        self._groups: dict[ConferenceKey, int] = {}
-        self._group_size: Tally[ConferenceKey] = Tally()
-        self._next_group = 0
         self._inbox: FairQueue[_Received] = FairQueue()
         self._inbox_handle: asyncio.Handle | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._retry: asyncio.TimerHandle | None = None
         self._stopped = False
         self.homeserver_up = True
 
     def connect(self, matrix: MatrixPort, media: MediaPort, rtc: RtcPort, store: StorePort) -> None:
         """Give the runtime its edges, before anything else."""
-        self._matrix, self._media, self._rtc, self._store = matrix, media, rtc, store
+        self._rtc, self._store = rtc, store
+        self._executor = Executor(
+            self._policy, self._metrics, self._allow_private, Edges(matrix, media, rtc, store), self._feed
+        )
 
     def restore(self, facts: Iterable[tuple[dict[str, Any], int]], legs: tuple[ev.StoredLeg, ...]) -> None:
         """Take what the store held: raw events with the time they were received (ms, wall clock), and legs."""
@@ -123,9 +99,11 @@ class Runtime:
     def stop(self) -> None:
         """Work off nothing more."""
         self._stopped = True
-        for handle in (self._inbox_handle, self._timer, self._retry):
+        for handle in (self._inbox_handle, self._timer):
             if handle is not None:
                 handle.cancel()
+        if self._executor is not None:
+            self._executor.stop()
 
     # ------------------------------------------------------------ from the Matrix edge
 
@@ -248,7 +226,7 @@ class Runtime:
 
     def on_ice_connected(self, leg: LegId) -> None:
         """Learn that a leg's address is latched."""
-        if self._rtc is not None and leg in self._connections:
+        if self._rtc is not None and self._executor is not None and self._executor.knows(leg):
             self._rtc.ice_connected(leg)
             self._feed(ev.IceConnected(leg))
 
@@ -258,7 +236,7 @@ class Runtime:
 
     def on_dtls(self, leg: LegId, datagram: bytes) -> None:
         """Pass a DTLS datagram on."""
-        if self._rtc is not None and leg in self._connections:
+        if self._rtc is not None and self._executor is not None and self._executor.knows(leg):
             self._rtc.feed_dtls(leg, datagram)
 
     def on_ice_failed(self, leg: LegId) -> None:
@@ -307,12 +285,15 @@ class Runtime:
         self._commands.extend(commands)
         if self._working:
             return  # an edge called back: whoever works already goes on with these
+        executor = self._executor
+        if executor is None:
+            raise AssertionError("the runtime was not connected to its edges")
         self._working = True
         try:
             while self._commands:
                 command = self._commands.popleft()
                 try:
-                    self._do(command)
+                    executor.do(command)
                 except Exception:  # a fault in what one leg asked for must not stop the others
                     log.exception("internal error while carrying out %s", type(command).__name__)
                     self._metrics.count("internal_errors", type(command).__name__)
@@ -328,200 +309,3 @@ class Runtime:
         if deadline is not None and not self._stopped:
             delay = max(0.0, deadline - self._clock())
             self._timer = asyncio.get_running_loop().call_later(delay, self._timeout)
-
-    def _do(self, command: cmd.Command) -> None:
-        match command:
-            case cmd.OpenLeg() | cmd.BindLeg() | cmd.CloseLeg():
-                self._do_connection(command)
-            case cmd.MakeInvite():
-                connection = self._connections.get(command.leg)
-                if connection is not None:
-                    self._feed(ev.InviteMade(command.leg, connection.negotiation.make_invite()))
-            case cmd.ApplyOffer() | cmd.ApplyAnswer() | cmd.DropOffer():
-                self._do_description(command)
-            case cmd.SendInvite() | cmd.SendAnswer() | cmd.SendReject() | cmd.SendHangup() | cmd.SendNegotiate():
-                self._do_to_device(command)
-            case cmd.Forward():
-                self._edge(self._media).forward(
-                    command.leg, command.mid, command.source, command.source_mid, command.width, command.height
-                )
-            case cmd.ForwardLayers():
-                self._edge(self._media).forward_layers(
-                    command.leg, command.mid, command.source, command.source_mid, command.sizes
-                )
-            case cmd.StopForward():
-                self._edge(self._media).stop_forward(command.leg, command.mid)
-            case cmd.DescribeTrack():
-                self._edge(self._media).describe_track(command.leg, command.mid, command.width, command.height)
-            case cmd.StoreLeg():
-                connection = self._connections.get(command.leg)
-                stored = self._edge(self._store).put_leg(command.stored)
-                if connection is not None:
-                    connection.stored = stored
-            case cmd.ForgetLeg():
-                self._edge(self._store).delete_leg(command.stored)
-            case cmd.RequestSnapshot():
-                self._edge(self._matrix).request_snapshot(command.room_id)
-            case cmd.Log():
-                self._do_log(command)
-            case cmd.Count():
-                self._metrics.count(command.counter.value, command.cause)
-            case _:
-                self._do_channel(command)
-
-    def _do_connection(self, command: cmd.OpenLeg | cmd.BindLeg | cmd.CloseLeg) -> None:
-        match command:
-            case cmd.OpenLeg():
-                local = self._edge(self._rtc).open(command.leg, command.dials)
-                negotiation = Negotiation(local, dials=command.dials)
-                self._connections[command.leg] = _Connection(negotiation, local.ufrag, command.dials)
-            case cmd.BindLeg():
-                connection = self._connections.get(command.leg)
-                if connection is not None and connection.conference != command.conference:
-                    self._leave_group(connection)
-                    connection.conference = command.conference
-                    self._edge(self._media).set_group(command.leg, self._group(command.conference))
-            case cmd.CloseLeg():
-                self._edge(self._rtc).close(command.leg)
-                closed = self._connections.pop(command.leg, None)
-                if closed is not None:
-                    self._leave_group(closed)
-            case _:
-                assert_never(command)
-
-    def _group(self, conference: ConferenceKey) -> int:
-        if conference not in self._groups:
-            self._next_group += 1
-            self._groups[conference] = self._next_group
-        self._group_size[conference] += 1
-        return self._groups[conference]
-
-    def _leave_group(self, connection: _Connection) -> None:
-        conference = connection.conference
-        if conference is not None:
-            self._group_size[conference] -= 1
-            if self._group_size[conference] <= 0:
-                del self._group_size[conference], self._groups[conference]
-
-    def _do_description(self, command: cmd.ApplyOffer | cmd.ApplyAnswer | cmd.DropOffer) -> None:
-        connection = self._connections.get(command.leg)
-        if connection is None:
-            return
-        negotiation = connection.negotiation
-        result: ev.OfferApplied | ev.AnswerApplied
-        try:
-            match command:
-                case cmd.ApplyOffer():
-                    result = ev.OfferApplied(command.leg, *negotiation.accept_offer(command.sdp))
-                case cmd.ApplyAnswer():
-                    result = ev.AnswerApplied(command.leg, *negotiation.accept_answer(command.sdp))
-                case cmd.DropOffer():
-                    negotiation.drop_offer()
-                    return
-                case _:
-                    assert_never(command)
-        except SdpError as error:
-            kind = "offer" if isinstance(command, cmd.ApplyOffer) else "answer"
-            self._feed(ev.DescriptionFailed(command.leg, kind, str(error)))
-            return
-        self._settle(command.leg, connection)
-        self._feed(result)
-
-    def _settle(self, leg: LegId, connection: _Connection) -> None:
-        """Tell the edges what a description settled, before the core acts on it."""
-        negotiation, media = connection.negotiation, self._edge(self._media)
-        media.set_plan(leg, negotiation.plan)
-        if negotiation.remote is not None and not connection.started:
-            connection.started = True
-            self._edge(self._rtc).start(leg, negotiation.remote)
-            if connection.dials:
-                self._connect(leg, negotiation.remote)
-        if negotiation.local.ufrag != connection.ufrag:  # the peer restarted ICE (RFC 8839, section 4.4.1)
-            connection.ufrag = negotiation.local.ufrag
-            media.set_credentials(leg, negotiation.local.ufrag, negotiation.local.pwd)
-
-    def _connect(self, leg: LegId, remote: RemoteTransport) -> None:
-        """Begin checks towards another focus, at the addresses that it named and that may be asked."""
-        candidates = usable_candidates(remote, self._allow_private)
-        if not candidates:
-            self._feed(ev.ConnectionLost(leg, "ice_failed", "the focus names no address that may be asked"))
-            return
-        try:
-            self._edge(self._media).connect(leg, remote.ufrag, remote.pwd, candidates)
-        except OSError as error:
-            self._feed(ev.ConnectionLost(leg, "ice_failed", f"no socket for a trunk: {error.strerror or error}"))
-
-    def _do_to_device(
-        self, command: cmd.SendInvite | cmd.SendAnswer | cmd.SendReject | cmd.SendHangup | cmd.SendNegotiate
-    ) -> None:
-        event_type, content = to_device.encode(command, self._policy.focus)
-        stored = None
-        if isinstance(command, cmd.SendInvite | cmd.SendAnswer):
-            connection = self._connections.get(command.leg)
-            stored = connection.stored if connection is not None else None
-        self._edge(self._matrix).send_to_device(command.address.to, event_type, content, stored)
-
-    def _do_channel(
-        self,
-        command: cmd.ChannelOffer
-        | cmd.ChannelAnswer
-        | cmd.ChannelMetadata
-        | cmd.ChannelSubscription
-        | cmd.ChannelPing
-        | cmd.ChannelPong
-        | cmd.ChannelSpeaker
-        | cmd.ChannelError,
-    ) -> None:
-        connection = self._connections.get(command.leg)
-        if connection is None:
-            return
-        rtc = self._edge(self._rtc)
-        match command:
-            case cmd.ChannelOffer():
-                offer = connection.negotiation.pending_offer() if command.again else None
-                sdp = offer or connection.negotiation.make_offer(command.sends)
-                rtc.send(command.leg, channel.encode_description("offer", sdp, command.metadata))
-            case cmd.ChannelAnswer():
-                rtc.send(command.leg, channel.encode_description("answer", command.sdp, command.metadata))
-            case cmd.ChannelMetadata():
-                connection.unsent_metadata = channel.encode_metadata(command.metadata)
-                self._send_metadata(command.leg, connection)
-            case (
-                cmd.ChannelSubscription()
-                | cmd.ChannelPing()
-                | cmd.ChannelPong()
-                | cmd.ChannelSpeaker()
-                | cmd.ChannelError()
-            ):
-                rtc.send(command.leg, channel.encode(command))
-            case _:
-                assert_never(command)
-
-    def _send_metadata(self, leg: LegId, connection: _Connection) -> None:
-        if connection.unsent_metadata is None:
-            return
-        if self._edge(self._rtc).send(leg, connection.unsent_metadata):
-            connection.unsent_metadata = None
-        elif self._retry is None and not self._stopped:
-            self._retry = asyncio.get_running_loop().call_later(METADATA_RETRY, self._retry_metadata)
-
-    def _retry_metadata(self) -> None:
-        self._retry = None
-        for leg, connection in list(self._connections.items()):
-            self._send_metadata(leg, connection)
-
-    def _do_log(self, line: cmd.Log) -> None:
-        parts = [line.message]
-        if line.leg is not None:
-            parts.append(f"leg={line.leg}")
-        if line.peer is not None:
-            parts.append(f"peer={line.peer}")
-        if line.conference is not None:
-            parts.append(f"room={line.conference.room_id} call={line.conference.conf_id}")
-        log.log(_LEVELS[line.level], "%s", " ".join(parts))
-
-    @staticmethod
-    def _edge(edge: T | None) -> T:
-        if edge is None:
-            raise AssertionError("the runtime was not connected to its edges")
-        return edge
