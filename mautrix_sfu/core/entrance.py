@@ -13,8 +13,13 @@ from .lobby import Lobby
 from .membership import Room, Rooms
 from .outbox import Outbox
 from .policy import Policy
+from .rate import Rate
 from .sequence import CallKey
 from .trunks import Trunks
+
+# Each invite is answered with one or two to-device messages, which cost the homeserver more than it cost the inviter.
+TRIES = 4  # a deployed client's, of each of its user's devices, may come at once
+TRY_SECONDS = 10.0  # and then one of each device in this time
 
 
 class Entrance:
@@ -28,6 +33,8 @@ class Entrance:
         self._trunks = trunks
         self._out = out
         self._lobby = Lobby()
+        devices = policy.limits.legs_per_user
+        self._rate = Rate(TRIES * devices, devices / TRY_SECONDS)
 
     @property
     def parked(self) -> int:
@@ -55,7 +62,12 @@ class Entrance:
     def invited(self, invite: ev.Invite, leg: Leg | None, now: float) -> None:
         """Take an invite; `leg` is the live one of the same call, which then gets its answer again."""
         call = (invite.envelope.sender, invite.envelope.call_id)
-        if leg is not None:
+        dialled = self._trunks.is_peer(
+            invite, now
+        )  # a focus calls once for each conference, a user has but few devices
+        if not self._rate.allow((invite.envelope.sender.user_id, dialled), now):
+            self._out.count(Counter.BOUNDS_HIT, "invites_per_user")
+        elif leg is not None:
             if leg.answer is not None:
                 self._out.put(leg.answer)
         elif call in self._books.ended:

@@ -16,6 +16,7 @@ from ..core.fair_queue import FairQueue
 from ..core.focus import Focus
 from ..core.ids import LegId, Mid, RoomId
 from ..core.policy import Policy
+from ..core.rate import Rate
 from ..core.sequence import without_stale_invites
 from ..core.view import FocusView
 from ..metrics import Metrics
@@ -28,6 +29,7 @@ from .ports import MatrixPort, MediaPort, Owner, RtcPort, StorePort
 log = logging.getLogger("mautrix_sfu.call")
 
 INTAKE_SECONDS = 0.02  # that a page of to-device messages may take for making room in a full queue
+REFUSALS = (16.0, 1.0)  # of invites that cannot be read: at once, and then per second, to one user
 SLICE_SECONDS = 0.005  # of working off messages before the event loop has its turn
 
 
@@ -64,6 +66,7 @@ class Runtime:
         self._commands: deque[cmd.Command] = deque()
         self._working = False
         self._inbox: FairQueue[_Received] = FairQueue()
+        self._refusals = Rate(*REFUSALS)
         self._inbox_handle: asyncio.Handle | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._stopped = False
@@ -171,7 +174,7 @@ class Runtime:
             except MalformedError as error:
                 self._metrics.count("bad_messages", error.code)
                 refusal = to_device.refusal(sender, event_type, content, self._policy.session_id)
-                if refusal is not None:
+                if refusal is not None and self._refusals.allow(sender, self._clock()):
                     self._carry_out([refusal])
         now = self._clock()
         budget = now + INTAKE_SECONDS

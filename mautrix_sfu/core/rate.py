@@ -1,0 +1,27 @@
+"""How often somebody may ask for something that costs: a token bucket each."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Hashable
+
+REMEMBERED = 4096  # whose bucket is not full; who is forgotten starts with a full one
+
+
+class Rate:
+    """Allows `burst` at once, and `per_second` of them on and on."""
+
+    def __init__(self, burst: float, per_second: float) -> None:
+        self._burst = burst
+        self._per_second = per_second
+        self._buckets: OrderedDict[Hashable, tuple[float, float]] = OrderedDict()  # tokens, and when it held them
+
+    def allow(self, who: Hashable, now: float) -> bool:
+        """Whether there is a token for them; it is used up."""
+        tokens, since = self._buckets.pop(who, (self._burst, now))
+        tokens = min(self._burst, tokens + (now - since) * self._per_second)
+        allowed = tokens >= 1
+        self._buckets[who] = (tokens - allowed, now)
+        if len(self._buckets) > REMEMBERED:
+            self._buckets.popitem(last=False)
+        return allowed
