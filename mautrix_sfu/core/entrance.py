@@ -62,9 +62,7 @@ class Entrance:
     def invited(self, invite: ev.Invite, leg: Leg | None, now: float) -> None:
         """Take an invite; `leg` is the live one of the same call, which then gets its answer again."""
         call = (invite.envelope.sender, invite.envelope.call_id)
-        dialled = self._trunks.is_peer(
-            invite, now
-        )  # a focus calls once for each conference, a user has but few devices
+        dialled = self._trunks.is_peer(invite, now)  # a focus calls once for each conference
         if not self._rate.allow((invite.envelope.sender.user_id, dialled), now):
             self._out.count(Counter.BOUNDS_HIT, "invites_per_user")
         elif leg is not None:
