@@ -89,11 +89,12 @@ async def test_an_invite_without_a_description_is_rejected(call: Call, source: r
 
 
 async def test_an_invite_with_a_mutated_description_is_answered_or_rejected(call: Call, source: random.Random) -> None:
-    mallory = await raw(call)
-    await mallory.list_itself()
     offers = [sdp for sdp in garbage.captures() if "a=setup:actpass" in sdp]
     outcomes = set()
-    for _ in range(60):
+    for number in range(60):
+        if number % 30 == 0:  # nobody gets more answers than that in so short a time
+            mallory = await raw(call)
+            await mallory.list_itself()
         content = mallory.invite(garbage.mutated_sdp(source, source.choice(offers)))
         await mallory.send("m.call.invite", content)
         outcomes.add((await mallory.replies(content["call_id"]))[0]["type"])
@@ -199,7 +200,8 @@ async def test_to_device_garbage_is_counted_and_a_refusal_goes_where_one_is_due(
     mallory = await raw(call)
     await mallory.list_itself()
     focus = call.deployment.focus
-    counted = await focus.total("mautrix_sfu_bad_messages_total")
+    name = "mautrix_sfu_matrix_to_device_received_total"
+    counted, received = await focus.total("mautrix_sfu_bad_messages_total"), await focus.metric(name)
     offer = next(sdp for sdp in garbage.captures() if "a=setup:actpass" in sdp)
     sent = 0  # the homeserver itself does not take all of it
     things = list(to_device_garbage(mallory, offer, source))
@@ -211,9 +213,9 @@ async def test_to_device_garbage_is_counted_and_a_refusal_goes_where_one_is_due(
         assert all(isinstance(error, MatrixError) and error.status in (400, 413) for error in refused), refused
         sent += len(outcomes) - len(refused)
     assert sent > 150
-    last = mallory.invite("nonsense")  # the last one of all: everything before is worked off when it is refused
-    await mallory.send("m.call.invite", last)
-    assert (await mallory.replies(last["call_id"], within=30))[0]["type"] == "m.call.reject"
+    async with asyncio.timeout(30):
+        while await focus.metric(name) - received < sent:
+            await asyncio.sleep(0.1)
     assert await focus.total("mautrix_sfu_bad_messages_total") - counted > 50
     carol = await call.participant("carol")
     await call.join(carol)  # and the focus takes calls as ever
