@@ -208,7 +208,10 @@ class _MediaCollector(Collector):
             stats = self._read()
         except RuntimeError:
             return
-        for name, value in sorted(stats.items()):
+        for name, count in sorted(stats.items()):
+            value: float = count
+            if "_microseconds" in name:  # Prometheus counts in seconds
+                name, value = name.replace("_microseconds", "_seconds"), count / 1e6
             kind = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
             words = name.removesuffix("_total").replace("_", " ")
             yield kind(f"mautrix_sfu_media_{name}", f"Media core: {words}", value=value)

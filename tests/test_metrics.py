@@ -78,6 +78,11 @@ def test_the_media_cores_totals_are_counters_and_the_rest_gauges(metrics: Metric
     assert "# TYPE mautrix_sfu_media_legs gauge" in text
 
 
+def test_the_media_cores_microseconds_are_shown_as_seconds(metrics: Metrics) -> None:
+    metrics.watch_media(lambda: {"latency_microseconds_total": 2_500_000})
+    assert scrape(metrics)["mautrix_sfu_media_latency_seconds_total"] == 2.5
+
+
 def test_a_media_core_that_has_failed_does_not_break_the_scrape(metrics: Metrics) -> None:
     def failed() -> dict[str, int]:
         raise RuntimeError("a media thread has failed")

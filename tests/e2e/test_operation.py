@@ -112,6 +112,7 @@ async def test_metrics_follow_the_conventions_of_prometheus(shared_deployment: D
         assert family.documentation, family.name
         assert family.type != "unknown", family.name
         assert family.name.startswith(("mautrix_sfu_", "process_")), family.name
+        assert not {"microseconds", "milliseconds", "kilobytes"} & set(family.name.split("_")), family.name
     if promtool := shutil.which("promtool"):
         command = [promtool, "check", "metrics"]
         done = await asyncio.to_thread(subprocess.run, command, input=text.encode(), capture_output=True, check=False)
