@@ -153,10 +153,7 @@ async def meet(*people: Participant, size: tuple[int, int] = SMALL) -> None:
     """
     for one in people:
         await one.subscribe_to(*(other for other in people if other is not one), size=size)
-    for one in people:
-        for other in people:
-            if one is not other:
-                await see_and_hear(one, other)
+    await asyncio.gather(*(see_and_hear(one, other) for one in people for other in people if one is not other))
 
 
 async def see_and_hear(one: Participant, other: Party, more: int = 20) -> None:
