@@ -16,7 +16,7 @@ CARGO := --manifest-path media/Cargo.toml
 RUST_SOURCES := $(shell find media -name target -prune -o -type f -print 2>/dev/null)
 WEB_SOURCES := $(shell find web -name node_modules -prune -o -name dist -prune -o -name test-results -prune -o -type f -print 2>/dev/null)
 
-.PHONY: help prerequisites venv build rust page lint lint-python lint-rust lint-web format test test-quick demo wheel clean
+.PHONY: help prerequisites venv build rust page lint lint-python lint-rust lint-web format test test-quick bench-cascade demo wheel clean
 .DELETE_ON_ERROR:
 
 help: ## show this list
@@ -88,6 +88,9 @@ test: build $(SYNAPSE) ## all tests, with a real Synapse and a real browser
 
 test-quick: build ## the tests that need neither Synapse nor a browser
 	@$(BIN)/python scripts/test.py --quick
+
+bench-cascade: build ## what a hop between foci adds, what crosses trunks, a hundred foci (minutes, on a quiet machine)
+	@$(BIN)/python -m bench.cascade
 
 demo: build $(SYNAPSE) ## a throw-away Synapse, the focus and a call to open in the browser; Ctrl-C removes it all
 	@$(BIN)/python scripts/demo.py
