@@ -26,6 +26,7 @@ UNPACED = 400
 CONTROL = 200
 INVITE_BYTES = 60_000
 QUIET_JOINS = 9
+JOIN_EVERY = 0.5  # seconds: the joiners themselves stay under the bound of invites per user
 NUMBERED = 1000
 BYSTANDERS = 500  # messages between others meanwhile
 SLOW_LOOP = 0.25  # seconds; a bucket of the histogram
@@ -99,9 +100,11 @@ async def joins_during(joiners: list[Participant], call: Call, name: str, flood:
     """One join after the other as long as a flood lasts."""
     began, joins = time.monotonic(), []
     for joiner in itertools.cycle(joiners):
+        next_one = time.monotonic() + JOIN_EVERY
         joins.append(await join(joiner, call))
         if flood.done():
             break
+        await asyncio.sleep(max(0.0, next_one - time.monotonic()))
     await flood
     return Joins(name, joins, time.monotonic() - began)
 
