@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from ..core.events import StoredLeg
 from ..core.ids import Device, LegId, Mid, RoomId
-from ..store.store import StoredFact
+from ..store import StoredFact
 from ..wire.negotiation import LocalTransport
 from ..wire.plan import MediaPlan, RemoteTransport
 

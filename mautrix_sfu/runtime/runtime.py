@@ -20,7 +20,7 @@ from ..core.rate import Rate
 from ..core.sequence import without_stale_invites
 from ..core.view import FocusView
 from ..metrics import Metrics
-from ..store.store import StoredFact
+from ..store import StoredFact
 from ..wire import channel, room_events, to_device
 from ..wire.fields import MalformedError
 from .executor import Edges, Executor

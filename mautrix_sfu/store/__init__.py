@@ -1,5 +1,6 @@
 """The store: tables, queries and migrations. The only importer of SQLAlchemy."""
 
-from .store import Store, Stored, StoredFact, migrate
+from .records import AuditEntry, EndedCall, Stored, StoredBan, StoredFact
+from .store import Store, migrate
 
-__all__ = ["Store", "Stored", "StoredFact", "migrate"]
+__all__ = ["AuditEntry", "EndedCall", "Store", "Stored", "StoredBan", "StoredFact", "migrate"]

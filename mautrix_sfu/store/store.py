@@ -6,13 +6,13 @@ import asyncio
 import contextlib
 import json
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, replace
 from itertools import groupby
 from typing import Any
 
-from sqlalchemy import Executable, bindparam, delete, func, select
-from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy import Executable, Row, Select, Table, func, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -20,63 +20,19 @@ from ..core.events import StoredLeg
 from ..core.ids import CallId, ConfId, Device, DeviceId, RoomId, SessionId, UserId
 from ..errors import ExitCode, FatalError
 from . import schema
+from . import statements as sql
 from .database import FileLock, fatal, make_engine, sqlite_path
-from .tables import leg, room_fact, sync_position
+from .records import AuditEntry, EndedCall, Stored, StoredBan, StoredFact
+from .tables import audit, ban, ended_call, leg, notify_room, room_fact, sync_position
 
 log = logging.getLogger(__name__)
 
 MAX_PENDING = 100_000  # writes that the disk is behind by, before that is taken for a failure
 
 
-@dataclass(frozen=True, slots=True)
-class StoredFact:
-    """A state event as it was received."""
-
-    room_id: str
-    type: str
-    state_key: str
-    event: dict[str, Any]
-    received_ms: int  # wall clock
-
-
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """Everything that the store holds."""
-
-    position: str | None  # `since` of /sync
-    facts: list[StoredFact]  # in order of receipt
-    legs: list[StoredLeg]
-
-
-_Row = dict[str, Any]
-
-
-def _upsert(table: Any) -> Executable:
-    statement = insert(table)
-    key = {column.name for column in table.primary_key}
-    changed = {column.name: statement.excluded[column.name] for column in table.columns if column.name not in key}
-    return statement.on_conflict_do_update(index_elements=sorted(key), set_=changed)
-
-
-_PUT_POSITION = _upsert(sync_position)
-_PUT_FACT = _upsert(room_fact)
-_PUT_LEG = _upsert(leg)
-_DELETE_ROOM = delete(room_fact).where(room_fact.c.room_id == bindparam("room"))
-_LEG_KEY = [column.name for column in leg.primary_key]
-_DELETE_LEG = delete(leg).where(*(leg.c[name] == bindparam(f"key_{name}") for name in _LEG_KEY))
-
-
-def _leg_row(stored: StoredLeg) -> _Row:
-    return {
-        "user_id": stored.peer.user_id,
-        "device_id": stored.peer.device_id,
-        "call_id": stored.call_id,
-        "conf_id": stored.conf_id,
-        "room_id": stored.room_id,
-        "remote_session": stored.remote_session,
-        "local_session": stored.local_session,
-        "kind": stored.kind,
-    }
+MAX_KEPT = 10_000  # audit entries and ended calls
+MAX_AGE_MS = 365 * 24 * 3_600_000  # of audit entries and ended calls
+MAX_TEXT = 2000  # characters of what an admin wrote or was answered
 
 
 class Store:
@@ -97,12 +53,12 @@ class Store:
         self._connection = connection
         self._resources = resources
         self._on_fatal = on_fatal
-        self._pending: list[tuple[Executable, _Row]] = []  # in the order in which they were asked for
+        self._pending: list[tuple[Executable, sql.Row]] = []  # in the order in which they were asked for
         self._waiting: list[asyncio.Future[None]] = []  # for everything that is pending
         self._wake = asyncio.Event()
         self._turn = asyncio.Lock()  # one transaction at a time on the connection
         self._closing = False
-        self._sequence = 0
+        self._sequences: Counter[Table] = Counter()  # the last number that each table's rows were given
         self._task: asyncio.Task[None] | None = None
 
     @classmethod
@@ -116,34 +72,31 @@ class Store:
                 connection = await resources.enter_async_context(engine.connect())
                 await connection.run_sync(schema.ensure, str(sqlite_path(url)), migrate)
                 store = cls(url, connection, resources, on_fatal)
-                store._sequence = await store._last_sequence()
+                await store._count()
             except SQLAlchemyError as error:
                 raise fatal(url, error) from error
             store._resources = resources.pop_all()
         store._task = asyncio.create_task(store._write_behind(), name="store")
         return store
 
-    async def _last_sequence(self) -> int:
+    async def _count(self) -> None:
         async with self._connection.begin():
-            found = await self._connection.scalar(select(func.max(room_fact.c.sequence)))
-        return int(found or 0)
+            for table in (room_fact, audit, ended_call):
+                self._sequences[table] = await self._connection.scalar(select(func.max(table.c.sequence))) or 0
 
     # ------------------------------------------------------------ reading
 
     async def load(self) -> Stored:
-        """Everything that is kept, what is still being written included; raises FatalError."""
-        await self.flush()
-        if self.failure is not None:
-            raise self.failure
-        try:
-            async with self._turn, self._connection.begin():
-                position = await self._connection.scalar(select(sync_position.c.position))
-                facts = (await self._connection.execute(select(room_fact).order_by(room_fact.c.sequence))).all()
-                legs = (await self._connection.execute(select(leg))).all()
-        except SQLAlchemyError as error:
-            raise fatal(self._url, error) from error
+        """Everything that a start needs, what is still being written included; raises FatalError."""
+        position, facts, legs, bans, rooms = await self._read(
+            select(sync_position.c.position),
+            select(room_fact).order_by(room_fact.c.sequence),
+            select(leg),
+            select(ban).order_by(ban.c.since_ms),
+            select(notify_room.c.room_id),
+        )
         return Stored(
-            position,
+            position[0].position if position else None,
             [StoredFact(row.room_id, row.type, row.state_key, json.loads(row.event), row.received_ms) for row in facts],
             [
                 StoredLeg(
@@ -157,13 +110,36 @@ class Store:
                 )
                 for row in legs
             ],
+            [StoredBan(**row._mapping) for row in bans],
+            [row.room_id for row in rooms],
         )
+
+    async def audit(self, limit: int) -> list[AuditEntry]:
+        """What admins did last, the newest first; raises FatalError."""
+        (rows,) = await self._read(_newest(audit, limit))
+        return [AuditEntry(**row._mapping) for row in rows]
+
+    async def ended_calls(self, limit: int) -> list[EndedCall]:
+        """The calls that ended last, the newest first; raises FatalError."""
+        (rows,) = await self._read(_newest(ended_call, limit))
+        return [EndedCall(**row._mapping) for row in rows]
+
+    async def _read(self, *queries: Select[Any]) -> list[Sequence[Row[Any]]]:
+        """The rows of each query, out of one transaction; what was asked to be written before is written."""
+        await self.flush()
+        if self.failure is not None:
+            raise self.failure
+        try:
+            async with self._turn, self._connection.begin():
+                return [(await self._connection.execute(query)).all() for query in queries]
+        except SQLAlchemyError as error:
+            raise fatal(self._url, error) from error
 
     # ------------------------------------------------------------ writing
 
     def set_position(self, position: str) -> None:
         """Keep how far to-device messages were read."""
-        self._write(_PUT_POSITION, {"id": 1, "position": position})
+        self._write(sql.PUT_POSITION, {"id": 1, "position": position})
 
     def put_fact(self, room_id: str, event_type: str, state_key: str, event: dict[str, Any], received_ms: int) -> None:
         """Keep a state event in place of the one before under this key."""
@@ -177,19 +153,43 @@ class Store:
 
     def forget_room(self, room_id: str) -> None:
         """Keep nothing of a room's state."""
-        self._write(_DELETE_ROOM, {"room": room_id})
+        self._write(sql.DELETE_ROOM, {"room": room_id})
 
     def put_leg(self, leg: StoredLeg) -> asyncio.Future[None]:
         """Keep a leg; the future is done when it is on disk, and raises FatalError where it never will be."""
         written = asyncio.get_running_loop().create_future()
         self._waiting.append(written)
-        self._write(_PUT_LEG, _leg_row(leg))
+        self._write(sql.PUT_LEG, sql.leg_row(leg))
         return written
 
     def delete_leg(self, leg: StoredLeg) -> None:
         """Forget a leg: the one of this peer with this call id and conference, whatever its sessions and room."""
-        row = _leg_row(leg)
-        self._write(_DELETE_LEG, {f"key_{name}": row[name] for name in _LEG_KEY})
+        self._write(sql.DELETE_LEG, sql.leg_key(leg))
+
+    def put_ban(self, ban: StoredBan) -> None:
+        """Keep a ban in place of the one before of the same user or homeserver."""
+        self._write(sql.PUT_BAN, asdict(replace(ban, reason=ban.reason[:MAX_TEXT])))
+
+    def delete_ban(self, who: str) -> None:
+        """Forget a ban."""
+        self._write(sql.DELETE_BAN, {"key_who": who})
+
+    def put_audit(self, entry: AuditEntry) -> None:
+        """Keep what an admin did; so old or so many entries as nobody needs are forgotten."""
+        clipped = replace(entry, command=entry.command[:MAX_TEXT], outcome=entry.outcome[:MAX_TEXT])
+        self._append(audit, sql.PUT_AUDIT, asdict(clipped), sql.TRIM_AUDIT, entry.at_ms)
+
+    def put_ended_call(self, call: EndedCall) -> None:
+        """Keep that a call is over; so old or so many as nobody needs are forgotten."""
+        self._append(ended_call, sql.PUT_ENDED_CALL, asdict(call), sql.TRIM_ENDED_CALLS, call.ended_ms)
+
+    def put_notify_room(self, room_id: str) -> None:
+        """Keep that a room wants to be told what happens."""
+        self._write(sql.PUT_NOTIFY_ROOM, {"room_id": room_id})
+
+    def delete_notify_room(self, room_id: str) -> None:
+        """Keep that a room wants to be told nothing any more."""
+        self._write(sql.DELETE_NOTIFY_ROOM, {"room": room_id})
 
     async def flush(self) -> None:
         """Wait until everything asked for so far is on disk, or the store has failed."""
@@ -215,11 +215,26 @@ class Store:
         except (ValueError, RecursionError):
             log.warning("an event of type %s in %s cannot be kept: nested too deeply", fact.type, fact.room_id)
             return
-        self._sequence += 1
-        row = {field.name: getattr(fact, field.name) for field in fields(StoredFact)}
-        self._write(_PUT_FACT, {**row, "event": event, "sequence": self._sequence})
+        row = {
+            "room_id": fact.room_id,
+            "type": fact.type,
+            "state_key": fact.state_key,
+            "event": event,
+            "received_ms": fact.received_ms,
+            "sequence": self._next(room_fact),
+        }
+        self._write(sql.PUT_FACT, row)
 
-    def _write(self, statement: Executable, row: _Row) -> None:
+    def _append(self, table: Table, put: Executable, row: sql.Row, trim: Executable, now_ms: int) -> None:
+        sequence = self._next(table)
+        self._write(put, {**row, "sequence": sequence})
+        self._write(trim, {"last_sequence": sequence - MAX_KEPT, "earliest_ms": now_ms - MAX_AGE_MS})
+
+    def _next(self, table: Table) -> int:
+        self._sequences[table] += 1
+        return self._sequences[table]
+
+    def _write(self, statement: Executable, row: sql.Row) -> None:
         if self.failure is not None:
             self._settle(self._waiting)
             return
@@ -250,7 +265,7 @@ class Store:
             if self._closing and not self._pending:
                 return
 
-    async def _transaction(self, writes: Sequence[tuple[Executable, _Row]]) -> None:
+    async def _transaction(self, writes: Sequence[tuple[Executable, sql.Row]]) -> None:
         async with self._turn, self._connection.begin():
             for statement, group in groupby(writes, key=lambda write: write[0]):
                 await self._connection.execute(statement, [row for _, row in group])
@@ -270,6 +285,11 @@ class Store:
                 future.set_exception(self.failure)
                 future.exception()  # whoever does not wait for it need not hear of it
         waiting.clear()
+
+
+def _newest(table: Table, limit: int) -> Select[Any]:
+    told = [column for column in table.columns if column is not table.c.sequence]
+    return select(*told).order_by(table.c.sequence.desc()).limit(limit)
 
 
 async def migrate(url: str) -> None:

@@ -1,4 +1,4 @@
-"""The tables: what a restart must not lose (protocol, section 3)."""
+"""The tables: what a restart must not lose (protocol, section 3), and what an operator looks up."""
 
 from __future__ import annotations
 
@@ -62,4 +62,49 @@ leg = Table(
     Column("local_session", Name, nullable=False),
     Column("kind", Text, nullable=False),
     comment="The connections, whose peers are told after a restart",
+)
+
+ban = Table(
+    "ban",
+    metadata,
+    Column("who", Name, primary_key=True),
+    Column("until_ms", BigInteger),  # null: until it is lifted
+    Column("by", Name, nullable=False),
+    Column("reason", Name, nullable=False),
+    Column("since_ms", BigInteger, nullable=False),
+    comment="Users and homeservers that admins banned",
+)
+
+audit = Table(
+    "audit",
+    metadata,
+    Column("sequence", BigInteger, primary_key=True, autoincrement=False),
+    Column("at_ms", BigInteger, nullable=False),
+    Column("by", Name, nullable=False),
+    Column("room_id", Name, nullable=False),
+    Column("command", Name, nullable=False),
+    Column("outcome", Name, nullable=False),
+    comment="What admins did",
+)
+
+ended_call = Table(
+    "ended_call",
+    metadata,
+    Column("sequence", BigInteger, primary_key=True, autoincrement=False),
+    Column("room_id", Name, nullable=False),
+    Column("conf_id", Name, nullable=False),
+    Column("started_ms", BigInteger, nullable=False),
+    Column("ended_ms", BigInteger, nullable=False),
+    Column("people", BigInteger, nullable=False),
+    Column("peak", BigInteger, nullable=False),
+    Column("bytes_in", BigInteger, nullable=False),
+    Column("bytes_out", BigInteger, nullable=False),
+    comment="Calls that are over",
+)
+
+notify_room = Table(
+    "notify_room",
+    metadata,
+    Column("room_id", Name, primary_key=True),
+    comment="Rooms that asked to be told what happens",
 )

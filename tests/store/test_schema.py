@@ -14,7 +14,7 @@ from mautrix_sfu.errors import ExitCode, FatalError
 from mautrix_sfu.store import Store, migrate
 
 ROOT = Path(__file__).parent.parent.parent
-TABLES = {"alembic_version", "leg", "room_fact", "sync_position"}
+TABLES = {"alembic_version", "audit", "ban", "ended_call", "leg", "notify_room", "room_fact", "sync_position"}
 
 
 def alembic(*arguments: str, url: str) -> subprocess.CompletedProcess[str]:

@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ import pytest
 from mautrix_sfu.core.events import StoredLeg
 from mautrix_sfu.core.ids import CallId, ConfId, Device, DeviceId, RoomId, SessionId, UserId
 from mautrix_sfu.errors import ExitCode, FatalError
-from mautrix_sfu.store import Store, Stored, StoredFact, migrate
+from mautrix_sfu.store import AuditEntry, EndedCall, Store, Stored, StoredBan, StoredFact, migrate
+from mautrix_sfu.store import store as store_module
 
 ROOM = "!room:example.org"
 CALL = "org.matrix.msc3401.call"
@@ -192,6 +194,71 @@ async def test_reading_and_writing_at_once_do_not_disturb_each_other(store: Stor
         for _ in range(20):
             group.create_task(store.load())
     assert len((await store.load()).legs) == 50
+
+
+# ---------------------------------------------------------------- what operators look up
+
+
+def entry(number: int, **changes: Any) -> AuditEntry:
+    return replace(AuditEntry(number, "@admin:example.org", ROOM, "end conf", "ended"), **changes)
+
+
+def ended(number: int) -> EndedCall:
+    return EndedCall(ROOM, "conf", number - 5, number, people=3, peak=2, bytes_in=2**40, bytes_out=2**41)
+
+
+async def test_bans_and_rooms_to_notify_survive_and_can_be_lifted(store: Store, url: str) -> None:
+    ban = StoredBan("@mallory:example.org", None, "@admin:example.org", "spam ü\x00\ud800", 1)
+    store.put_ban(ban)
+    store.put_ban(StoredBan("evil.example", 99, "@admin:example.org", "", 2))
+    renewed = StoredBan("evil.example", 200, "@other:example.org", "again", 3)
+    store.put_ban(renewed)
+    for room in (ROOM, ROOM, "!other:example.org"):
+        store.put_notify_room(room)
+    await store.close()
+    again = await Store.open(url, migrate=False, on_fatal=pytest.fail)
+    stored = await again.load()
+    assert stored.bans == [ban, renewed]
+    assert sorted(stored.notify_rooms) == ["!other:example.org", ROOM]
+    again.delete_ban("evil.example")
+    again.delete_notify_room(ROOM)
+    again.delete_notify_room("!unknown:example.org")
+    stored = await again.load()
+    assert stored.bans == [ban]
+    assert stored.notify_rooms == ["!other:example.org"]
+    await again.close()
+
+
+async def test_audit_and_ended_calls_come_newest_first_and_no_more_than_asked_for(store: Store, url: str) -> None:
+    for number in range(5):
+        store.put_audit(entry(number))
+        store.put_ended_call(ended(number))
+    assert await store.audit(2) == [entry(4), entry(3)]
+    assert await store.ended_calls(2) == [ended(4), ended(3)]
+    await store.close()
+    again = await Store.open(url, migrate=False, on_fatal=pytest.fail)
+    again.put_audit(entry(5))
+    assert [found.at_ms for found in await again.audit(100)] == [5, 4, 3, 2, 1, 0]
+    assert len(await again.ended_calls(100)) == 5
+    await again.close()
+
+
+async def test_what_operators_look_up_is_bounded_in_number_age_and_length(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "MAX_KEPT", 3)
+    now = store_module.MAX_AGE_MS * 2
+    for number in (now, now, now, now + 1):
+        store.put_audit(entry(number))
+        store.put_ended_call(ended(number))
+    assert [found.at_ms for found in await store.audit(100)] == [now + 1, now, now]
+    assert len(await store.ended_calls(100)) == 3
+    later = now + 2 + store_module.MAX_AGE_MS
+    store.put_audit(entry(later, command="x" * 10_000, outcome="y" * 10_000))
+    store.put_ended_call(ended(later))
+    (last,) = await store.audit(100)
+    assert len(last.command) == len(last.outcome) == store_module.MAX_TEXT
+    assert await store.ended_calls(100) == [ended(later)]
 
 
 # ---------------------------------------------------------------- what ends it
