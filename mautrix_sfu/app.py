@@ -46,6 +46,7 @@ def policy_of(config: Config) -> Policy:
         homeservers=frozenset(conferences.homeservers),
         guests=conferences.guests,
         banned=frozenset(conferences.banned),
+        permissions=config.bot.permissions,
         invite_wait=conferences.invite_wait,
         held_timeout=conferences.held_timeout,
         ping_interval=conferences.ping_interval,
@@ -140,7 +141,7 @@ class _Focus:
             verify_ssl=config.homeserver.verify_ssl,
             start_timeout=config.homeserver.start_timeout,
             may_invite=lambda user: config.bot.permission(user) >= Permission.ADMIN,
-            may_command=lambda user: config.bot.permission(user) >= Permission.USE,
+            may_command=lambda user: config.bot.permission(user) >= Permission.ADMIN,
             count=lambda what, by: self._metrics.count_matrix(what.value, by),
         )
 

@@ -81,7 +81,7 @@ class Demo:
             f"http://127.0.0.1:{port}",
             overrides={
                 "media": {"addresses": []},  # those of the network too, for a browser that leaves out the loopback
-                "bot": {"permissions": {"*": "none", f"@{PEOPLE[0]}:localhost": "admin"}},
+                "bot": {"permissions": {"*": "use", f"@{PEOPLE[0]}:localhost": "admin"}},
             },
             page_port=_page_port(),
         )

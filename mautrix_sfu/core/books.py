@@ -6,8 +6,11 @@ from collections import OrderedDict
 
 from . import events as ev
 from .conference import Conference
+from .doors import Doors
 from .ids import ConferenceKey, LegId, RoomId
 from .leg import Leg, LegTimers, State
+from .mutes import Mutes
+from .policy import Policy
 from .sequence import CallKey
 from .timers import Timers
 
@@ -17,7 +20,10 @@ REMEMBERED_ENDS = 4096  # calls that ended: their invites, delivered again, open
 class Books:
     """What all parts of the focus look up; each of its fields is kept true here."""
 
-    def __init__(self) -> None:
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy  # the one in force: nobody keeps another
+        self.doors = Doors()
+        self.mutes = Mutes()
         self.timers: LegTimers = Timers()
         self.legs: dict[LegId, Leg] = {}
         self.by_call: dict[CallKey, LegId] = {}

@@ -18,8 +18,9 @@ from .commands import (
     TrunkTrack,
 )
 from .events import AnswerApplied, FlowChanged, Size, SpeakerChanged, TrackSubscription
-from .ids import ConferenceKey, Device, Kind, LegId, Mid, StreamId, TrackId, TrackKey
+from .ids import ConferenceKey, Device, Kind, LegId, Mid, StreamId, TrackId, TrackKey, UserId
 from .leg import Leg, State, Timer
+from .mutes import Mutes
 from .outbox import Outbox
 from .subscriptions import Grant
 from .tracks import SCREENSHARE, PublishedStream, PublishedTrack, RemotePublications
@@ -34,8 +35,9 @@ VIEW_MERGE = 0.1  # changes of what a participant sees within this time are work
 class Conference:
     """The full legs of one conference. Held legs are the focus's matter: they see and show nothing."""
 
-    def __init__(self, key: ConferenceKey, out: Outbox) -> None:
+    def __init__(self, key: ConferenceKey, out: Outbox, mutes: Mutes) -> None:
         self.key = key
+        self._mutes = mutes
         self.legs: dict[LegId, Leg] = {}  # in order of joining
         self._out = out
         self._described: dict[tuple[LegId, Mid], tuple[int | None, int | None]] = {}
@@ -75,6 +77,7 @@ class Conference:
 
     def publications_changed(self, leg: Leg, now: float) -> None:
         """This leg publishes something else than before."""
+        self._mutes.stale = self._mutes.stale or leg.trunk
         self._watch_held(leg, now)
         for track in leg.published.tracks.values():
             size = (track.width, track.height)
@@ -103,7 +106,7 @@ class Conference:
         viewer.cancel_timer(Timer.VIEW)
         streams = self._visible(viewer)
         viewer.shown = {
-            viewer.names.stream(stream.owner, stream.stream_id): _advertised(viewer, stream) for stream in streams
+            viewer.names.stream(stream.owner, stream.stream_id): self._advertised(viewer, stream) for stream in streams
         }
         self._grant(viewer, streams, now)
         viewer.poll_offers(now)  # an offer takes the metadata along
@@ -161,6 +164,16 @@ class Conference:
         chosen = sorted(enumerate(reversed(streams)), key=rank)[:MAX_ADVERTISED]
         return [stream for _, stream in chosen]
 
+    def _advertised(self, viewer: Leg, stream: PublishedStream) -> AdvertisedStream:
+        tracks: dict[TrackId, AdvertisedTrack] = {
+            viewer.names.track(track.key, stream.stream_id): AdvertisedTrack(track.kind, track.width, track.height)
+            for track in stream.tracks
+        }
+        user_id = stream.owner.user_id
+        audio_muted = stream.audio_muted or self._mutes.mutes(user_id, Kind.AUDIO)
+        video_muted = stream.video_muted or self._mutes.mutes(user_id, Kind.VIDEO)
+        return AdvertisedStream(stream.owner, stream.purpose, audio_muted, video_muted, tracks)
+
     # ------------------------------------------------------------ what flows to it
 
     def subscribe(self, viewer: Leg, event: TrackSubscription, now: float) -> None:
@@ -193,7 +206,7 @@ class Conference:
     def _forward(self, viewer: Leg, grants: Iterable[Grant], sizes: Mapping[TrackKey, tuple[Size, ...]]) -> None:
         for grant in grants:
             track = grant.track
-            if grant.mid is None or track.mid is None:
+            if grant.mid is None or track.mid is None or self._is_muted(track):
                 continue
             wanted = sizes.get(track.key, ((None, None),))
             if viewer.trunk and track.rids:
@@ -204,6 +217,22 @@ class Conference:
     def _stop(self, viewer: Leg, grant: Grant) -> None:
         if grant.mid is not None:
             self._out.put(StopForward(viewer.id, grant.mid))
+
+    def _is_muted(self, track: PublishedTrack) -> bool:
+        return self._mutes.mutes(track.key.owner.user_id, track.kind)
+
+    def mutes_changed(self, user_id: UserId, now: float) -> None:
+        """An operator muted or unmuted somebody, who may be here or beyond a trunk."""
+        for viewer in self.legs.values():
+            theirs = [
+                grant for grant in viewer.subscriptions.granted.values() if grant.track.key.owner.user_id == user_id
+            ]
+            for grant in theirs:
+                if self._is_muted(grant.track):
+                    self._stop(viewer, grant)
+            self._forward(viewer, theirs, viewer.subscriptions.sizes())
+            self.refresh(viewer, now)
+        self._wants_changed(now)
 
     # ------------------------------------------------------------ what crosses the trunks
 
@@ -218,7 +247,7 @@ class Conference:
         for viewer in self.participants:
             wanted = viewer.subscriptions.sizes()
             for key, grant in viewer.subscriptions.granted.items():
-                if grant.track.leg == trunk.id:
+                if grant.track.leg == trunk.id and not self._is_muted(grant.track):
                     place = (grant.track.stream_id, key.track_id)
                     asked = wanted.get(key, ()) if grant.track.kind is Kind.VIDEO else ()
                     sizes.setdefault(place, set()).update(asked)
@@ -263,7 +292,7 @@ class Conference:
             return
         self._speakers = [event.leg, *(leg for leg in self._speakers if leg != event.leg)][:REMEMBERED_SPEAKERS]
         track = next((t for t in source.published.tracks.values() if t.mid == event.mid), None)
-        if track is None:
+        if track is None or self._is_muted(track):
             return
         owner = track.key.owner
         for viewer in self.participants:
@@ -275,11 +304,3 @@ class Conference:
 def _by_size(size: Size) -> tuple[int, int]:
     """Largest first; no size means the best there is."""
     return (-(size[0] or 1 << 20), -(size[1] or 1 << 20))
-
-
-def _advertised(viewer: Leg, stream: PublishedStream) -> AdvertisedStream:
-    tracks: dict[TrackId, AdvertisedTrack] = {
-        viewer.names.track(track.key, stream.stream_id): AdvertisedTrack(track.kind, track.width, track.height)
-        for track in stream.tracks
-    }
-    return AdvertisedStream(stream.owner, stream.purpose, stream.audio_muted, stream.video_muted, tracks)

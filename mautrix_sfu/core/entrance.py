@@ -12,29 +12,33 @@ from .leg import Leg, PendingOffer, Via
 from .lobby import Lobby
 from .membership import Room, Rooms
 from .outbox import Outbox
-from .policy import Policy
 from .rate import Rate
 from .sequence import CallKey
 from .trunks import Trunks
 
-# Each invite is answered with one or two to-device messages, which cost the homeserver more than it cost the inviter.
-TRIES = 4  # a deployed client's, of each of its user's devices, may come at once
-TRY_SECONDS = 10.0  # and then one of each device in this time
+BY_THE_OPERATOR = frozenset(("banned", "not_allowed", "guest"))  # no room state that is on its way changes these
 
 
 class Entrance:
     """Where invites come in."""
 
-    def __init__(self, books: Books, rooms: Rooms, policy: Policy, grades: Grades, trunks: Trunks, out: Outbox) -> None:
+    def __init__(self, books: Books, rooms: Rooms, grades: Grades, trunks: Trunks, out: Outbox) -> None:
         self._books = books
         self._rooms = rooms
-        self._policy = policy
         self._grades = grades
         self._trunks = trunks
         self._out = out
         self._lobby = Lobby()
-        devices = policy.limits.legs_per_user
-        self._rate = Rate(TRIES * devices, devices / TRY_SECONDS)
+        self._rate = Rate(*self._invites())
+
+    def _invites(self) -> tuple[float, float]:
+        """Each is answered with one or two messages, which cost the homeserver more than it cost the inviter."""
+        allowed = self._books.policy.limits.invites_per_user
+        return allowed, allowed / 60
+
+    def policy_changed(self) -> None:
+        """Another number of invites is allowed now."""
+        self._rate.change(*self._invites())
 
     @property
     def parked(self) -> int:
@@ -73,7 +77,7 @@ class Entrance:
         elif call not in self._lobby:
             if self._lobby.supersede(invite):
                 self._out.count(Counter.REFUSALS, "superseded")
-            self.admit(invite, now + min(invite.lifetime, self._policy.invite_wait), now)
+            self.admit(invite, now + min(invite.lifetime, self._books.policy.invite_wait), now)
 
     def admit(self, invite: ev.Invite, deadline: float, now: float) -> None:
         """Open a leg for an invite, or let it wait, or refuse it."""
@@ -83,9 +87,13 @@ class Entrance:
             if self._trunks.invited(invite, trunk_of, now):
                 self._open_trunk(invite, trunk_of, now)
             return
-        place = find_place(invite, self._rooms, self._policy, now)
+        place = find_place(invite, self._rooms, self._books.policy, now)
         if isinstance(place, str):
-            self._park(invite, place, deadline)
+            if place in BY_THE_OPERATOR:
+                self._lobby.take((invite.envelope.sender, invite.envelope.call_id))
+                self._grades.refuse(invite.envelope, REASON_REFUSED, place)
+            else:
+                self._park(invite, place, deadline)
             return
         envelope = invite.envelope
         live = self._books.same_device(envelope, place.key)
@@ -93,13 +101,31 @@ class Entrance:
             self._park(invite, "other_session_is_live", deadline)
             return
         self._lobby.take((envelope.sender, envelope.call_id))
+        if self._kept_out(envelope, place.key, live):
+            return
         people = [leg for leg in self._books.legs.values() if not leg.trunk]
-        limit = limit_hit(envelope.sender, place, people, live, self._policy)
+        limit = limit_hit(envelope.sender, place, people, live, self._books.policy)
         if limit is not None:
             self._out.count(Counter.BOUNDS_HIT, limit)
             self._grades.refuse(envelope, REASON_BUSY, limit)
             return
         self._open(invite, place, now)
+
+    def _kept_out(self, envelope: ev.Envelope, key: ConferenceKey | None, live: list[Leg]) -> bool:
+        """Refuse whom an operator or the load keeps out. Who replaces an own leg adds nothing to the load."""
+        doors = self._books.doors
+        cause = doors.keep_out(envelope.sender, key, envelope.session_id)
+        if cause is not None:
+            self._grades.refuse(envelope, REASON_REFUSED, cause)
+            return True
+        conference = self._books.conferences.get(key) if key is not None else None
+        running = conference is not None and bool(conference.participants)
+        cause = doors.refuse_new(running=running)
+        if cause is None or (live and not doors.moved):
+            return False
+        self._out.count(Counter.BOUNDS_HIT, cause)
+        self._grades.refuse(envelope, REASON_BUSY, cause)
+        return True
 
     def _park(self, invite: ev.Invite, cause: str, deadline: float) -> None:
         call = (invite.envelope.sender, invite.envelope.call_id)
@@ -109,7 +135,7 @@ class Entrance:
             self._out.count(Counter.BOUNDS_HIT, "parked_invites")
 
     def _open(self, invite: ev.Invite, place: Place, now: float) -> None:
-        leg = Leg(self._books.new_leg_id(), invite.envelope, self._policy, self._out, self._books.timers)
+        leg = Leg(self._books.new_leg_id(), invite.envelope, self._books.policy, self._out, self._books.timers)
         self._answer(leg, invite, place.key, now)
 
     def _open_trunk(self, invite: ev.Invite, key: ConferenceKey, now: float) -> None:

@@ -21,6 +21,7 @@ from .grades import REASON_REFUSED, Grades
 from .ids import ConfId, RoomId
 from .leg import Leg, State, Timer, Via, address_to
 from .membership import Room, Rooms
+from .operator import Operator
 from .outbox import Outbox
 from .policy import Policy
 from .sequence import Sequencer
@@ -35,16 +36,16 @@ class Focus:
     """Feed it events with the time of a monotonic clock; carry out what it returns, in order."""
 
     def __init__(self, policy: Policy) -> None:
-        self._policy = policy
         self._out = Outbox()
-        self._books = Books()
+        self._books = Books(policy)
         self._rooms = Rooms(policy)
         self._sequencer = Sequencer()
         self._cascade = Cascade(policy.focus)
-        self._grades = Grades(self._books, self._rooms, policy, self._cascade, self._out)
-        self._trunks = Trunks(self._books, self._rooms, policy, self._cascade, self._grades, self._out)
-        self._entrance = Entrance(self._books, self._rooms, policy, self._grades, self._trunks, self._out)
+        self._grades = Grades(self._books, self._rooms, self._cascade, self._out)
+        self._trunks = Trunks(self._books, self._rooms, self._cascade, self._grades, self._out)
+        self._entrance = Entrance(self._books, self._rooms, self._grades, self._trunks, self._out)
         self._dialogue = Dialogue(self._books, self._grades, self._out)
+        self._operator = Operator(self._books, self._rooms, self._grades, self._out)
         self._reread_at = 0.0
 
     # ------------------------------------------------------------ the machine
@@ -63,6 +64,7 @@ class Focus:
             self._sequencer.next_deadline(),
             self._reread_at if self._books.by_room else None,
             self._cascade.next_deadline(),
+            self._operator.next_deadline(),
         )
         return min((deadline for deadline in deadlines if deadline is not None), default=None)
 
@@ -71,6 +73,7 @@ class Focus:
         for message in self._sequencer.handle_timeout(now):
             self._signal(message, now)
         self._entrance.handle_timeout(now)
+        self._operator.handle_timeout(now)
         while (due := self._books.timers.pop_due(now)) is not None:
             leg = self._books.legs.get(due[0])
             if leg is not None:
@@ -84,6 +87,7 @@ class Focus:
 
     def _settle(self, now: float) -> None:
         """Let the trunks follow what has changed; that may change more."""
+        self._operator.settle(now)
         for _ in range(MAX_ROUNDS):
             if not self._books.unsettled:
                 return
@@ -130,13 +134,34 @@ class Focus:
                 now - leg.since,
                 len(leg.published.tracks),
                 sum(grant.mid is not None for grant in leg.subscriptions.granted.values()),
+                tuple(sorted(kind.value for kind in self._books.mutes.users.get(leg.peer.user_id, ()))),
                 "trunk" if leg.trunk else "participant",
                 leg.liveness.round_trip if leg.liveness is not None else None,
                 tuple(sorted({stream.owner for stream in leg.published.streams.values()})) if leg.trunk else (),
             )
             for leg in self._books.legs.values()
         )
-        return FocusView(legs, self._entrance.parked, len(self._rooms), self._books.caught_up)
+        doors = self._books.doors
+        return FocusView(
+            legs,
+            self._entrance.parked,
+            len(self._rooms),
+            self._books.caught_up,
+            doors.draining,
+            None if doors.drain_deadline is None else doors.drain_deadline - now,
+            doors.overload,
+            dict(self._books.mutes.users),
+        )
+
+    @property
+    def busy(self) -> bool:
+        """Whether anybody is in a call: a drain waits for that."""
+        return any(conference.participants for conference in self._books.conferences.values())
+
+    @property
+    def policy(self) -> Policy:
+        """The policy in force."""
+        return self._books.policy
 
     def _dispatch(self, event: ev.Event, now: float) -> None:
         match event:
@@ -167,6 +192,16 @@ class Focus:
             case ev.Stopping():
                 for leg in list(self._books.legs.values()):
                     self._grades.end(leg, "signalling_timeout", now)
+            case (
+                ev.Kick()
+                | ev.EndConference()
+                | ev.SetMuted()
+                | ev.PolicyChanged()
+                | ev.DrainChanged()
+                | ev.OverloadChanged()
+            ):
+                self._operator.handle(event, now)
+                self._entrance.policy_changed()
             case ev.Invite() | ev.Answer() | ev.Hangup() | ev.DeviceNegotiate() | ev.Noted():
                 for message in self._sequencer.accept(event, now):
                     self._signal(message, now)
@@ -333,7 +368,7 @@ class Focus:
             envelope = ev.Envelope(
                 stored.peer, stored.call_id, stored.conf_id, stored.room_id, stored.remote_session, None, None, None
             )
-            self._out.put(SendHangup(address_to(envelope, self._policy, None), "signalling_timeout"))
+            self._out.put(SendHangup(address_to(envelope, self._books.policy, None), "signalling_timeout"))
             self._out.put(ForgetLeg(stored))
             self._books.remember_end((stored.peer, stored.call_id))
             known = self._rooms.get(stored.room_id) if stored.room_id is not None else None
@@ -342,7 +377,7 @@ class Focus:
 
     def _signal(self, message: ev.ToDevice, now: float) -> None:
         envelope = message.envelope
-        if envelope.dest_session_id not in (None, self._policy.session_id, self._policy.trunk_session):
+        if envelope.dest_session_id not in (None, self._books.policy.session_id, self._books.policy.trunk_session):
             self._out.count(Counter.BAD_MESSAGES, "other_session")
             return
         call = (envelope.sender, envelope.call_id)

@@ -14,7 +14,6 @@ from .ids import ConferenceKey
 from .leg import Leg, State, Timer, address_to
 from .membership import Grade, Rooms, Standing
 from .outbox import Outbox
-from .policy import Policy
 
 REASON_BUSY = "user_busy"
 REASON_REFUSED = "unknown_error"
@@ -23,10 +22,9 @@ REASON_REFUSED = "unknown_error"
 class Grades:
     """Raises legs to full, lowers them to held, ends them; refuses those who come to nothing."""
 
-    def __init__(self, books: Books, rooms: Rooms, policy: Policy, cascade: Cascade, out: Outbox) -> None:
+    def __init__(self, books: Books, rooms: Rooms, cascade: Cascade, out: Outbox) -> None:
         self._books = books
         self._rooms = rooms
-        self._policy = policy
         self._cascade = cascade
         self._out = out
 
@@ -55,7 +53,7 @@ class Grades:
             named = self._rooms.get(room_id) if room_id is not None else None
             candidates = self._rooms.of_call(conf_id) if room_id is None else [named] if named is not None else []
             standings = [
-                (room, leg.peer, room.standing(conf_id, leg.peer, leg.session, self._policy, now, freeze))
+                (room, leg.peer, room.standing(conf_id, leg.peer, leg.session, self._books.policy, now, freeze))
                 for room in candidates
             ]
             allowed = [each for each in standings if not each[2].out]
@@ -67,13 +65,13 @@ class Grades:
             self._books.bind(leg, ConferenceKey(chosen[0].room_id, conf_id))
             return chosen[1]
         room = self._rooms.open(leg.conference.room_id)
-        return room.standing(conf_id, leg.peer, leg.session, self._policy, now, freeze)
+        return room.standing(conf_id, leg.peer, leg.session, self._books.policy, now, freeze)
 
     def _evaluate_trunk(self, leg: Leg, now: float) -> None:
         """A trunk has one grade: full, as soon as the focus has caught up, or none."""
         key = leg.conference
         room = self._rooms.get(key.room_id) if key is not None else None
-        if key is None or room is None or room.takes_trunks(key.conf_id, leg.peer, self._policy, now) is not None:
+        if key is None or room is None or room.takes_trunks(key.conf_id, leg.peer, self._books.policy, now) is not None:
             self.end(leg, "user_hangup", now)
         elif leg.grade is Grade.HELD and self._books.caught_up:
             self._join(leg, now)
@@ -84,11 +82,14 @@ class Grades:
         leg.grade = Grade.FULL
         conference = self._books.conferences.get(leg.conference)
         if conference is None:
-            conference = self._books.conferences[leg.conference] = Conference(leg.conference, self._out)
+            conference = self._books.conferences[leg.conference] = Conference(
+                leg.conference, self._out, self._books.mutes
+            )
         self._out.put(BindLeg(leg.id, leg.conference))
         self._out.count(Counter.JOINS, "trunk" if leg.trunk else "full")
         what = "trunk is up" if leg.trunk else "leg is full"
         self._out.log(Level.INFO, what, leg=leg.id, conference=leg.conference, peer=leg.peer)
+        self._books.mutes.stale = True
         conference.join(leg, now)
         conference.check_trunks(now)
         self._books.unsettled.add(leg.conference)
@@ -113,7 +114,7 @@ class Grades:
         if standing.preferred:
             leg.cancel_timer(Timer.HELD)
         elif (leg.id, Timer.HELD) not in self._books.timers:
-            leg.set_timer(Timer.HELD, now + self._policy.held_timeout)
+            leg.set_timer(Timer.HELD, now + self._books.policy.held_timeout)
 
     def _watch_expiry(self, leg: Leg, standing: Standing) -> None:
         if leg.conference is None:
@@ -151,6 +152,7 @@ class Grades:
         """Close a leg and forget it, without a word; `silent`: a focus that was dialled never answered."""
         self._out.put(CloseLeg(leg.id))
         self._leave_conference(leg, now)
+        self._books.mutes.stale = True
         leg.set_state(State.ENDED)
         for timer in Timer:
             leg.cancel_timer(timer)
@@ -163,4 +165,4 @@ class Grades:
         self._out.count(Counter.REFUSALS, cause)
         self._out.log(Level.INFO, f"invite refused: {cause}", peer=envelope.sender)
         self._books.remember_end((envelope.sender, envelope.call_id))
-        self._out.put(SendReject(address_to(envelope, self._policy, 0), reason))
+        self._out.put(SendReject(address_to(envelope, self._books.policy, 0), reason))

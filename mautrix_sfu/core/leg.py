@@ -176,6 +176,13 @@ class Leg:
         self.check_liveness(now)
         self.poll_offers(now)
 
+    def policy_changed(self, policy: Policy, now: float) -> None:
+        """Live by another policy from now on."""
+        self._policy = policy
+        if self.liveness is not None:
+            self.liveness.retime(now, policy.ping_interval, policy.ping_timeout)
+            self.set_timer(Timer.LIVENESS, self.liveness.deadline())
+
     # ------------------------------------------------------------ addressing
 
     def address(self, *, numbered: bool = True) -> Address:

@@ -17,6 +17,13 @@ class Liveness:
         self._pinged_at: float | None = None
         self.round_trip: float | None = None  # seconds, of the newest ping that was answered
 
+    def retime(self, now: float, interval: float, timeout: float) -> None:
+        """Ping at another interval, with another patience, from now on."""
+        if (interval, timeout) != (self._interval, self._timeout):
+            self._interval, self._timeout = interval, timeout
+            self._next_ping = min(self._next_ping, now + interval)
+            self._heard = max(self._heard, now - timeout / 2)  # nobody is gone for a rule that was not there
+
     def heard(self, now: float) -> None:
         """Any message came."""
         self._heard = now

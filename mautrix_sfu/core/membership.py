@@ -326,7 +326,7 @@ class Room:
             return "focus_not_in_set"
         if policy.peers and not policy.peers & {peer.user_id, peer.homeserver}:
             return "focus_not_permitted"
-        if peer.user_id in policy.banned or peer.homeserver in policy.banned:
+        if policy.bans(peer):
             return "banned"
         own_here = self._joined[self._own] > 0 or not (self._own_seen or self.readable)
         return None if own_here else "homeserver_left"
@@ -368,8 +368,10 @@ class Room:
         if member is None or member.membership is not Membership.JOIN:
             return "not_joined"
         homeserver = device.homeserver
-        if device.user_id in policy.banned or homeserver in policy.banned:
+        if policy.bans(device):
             return "banned"
+        if not policy.lets_use(device):
+            return "not_allowed"
         if not policy.guests and homeserver not in policy.permitted:
             return "guest"
         own_here = self._joined[self._own] > 0 or not (self._own_seen or self.readable)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from ..config import Permission
 from .ids import Device, SessionId
 
 
@@ -17,6 +19,7 @@ class Limits:
     held_legs: int = 200
     held_legs_per_user: int = 2
     trunks: int = 64
+    invites_per_user: int = 48  # a minute, or so many at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +31,10 @@ class Policy:
     homeservers: frozenset[str] = frozenset()  # permitted; empty: the focus's own
     guests: bool = True  # other members of a room that has a permitted joined member
     banned: frozenset[str] = frozenset()  # user ids and server names
+    permissions: Mapping[str, Permission] = field(default_factory=lambda: {"*": Permission.USE})
     invite_wait: float = 10.0  # for the room state that an invite may outrun
     held_timeout: float = 60.0
+    kick_time: float = 60.0  # that who was kicked, or a call that was ended, is kept out
     ping_interval: float = 10.0
     ping_timeout: float = 30.0
     trunk_session: SessionId = SessionId("focus")  # between foci: random per process start
@@ -41,3 +46,14 @@ class Policy:
     def permitted(self) -> frozenset[str]:
         """The homeservers of which a conference needs a joined member."""
         return self.homeservers or frozenset((self.focus.homeserver,))
+
+    def bans(self, who: Device) -> bool:
+        """Whether this user, or its homeserver, is never served."""
+        return who.user_id in self.banned or who.homeserver in self.banned
+
+    def lets_use(self, who: Device) -> bool:
+        """Whether this user may use the focus in calls: the entry of the user, else of the homeserver, else of all."""
+        for key in (who.user_id, who.homeserver, "*"):
+            if key in self.permissions:
+                return self.permissions[key] >= Permission.USE
+        return False

@@ -16,6 +16,10 @@ class Rate:
         self._per_second = per_second
         self._buckets: OrderedDict[Hashable, tuple[float, float]] = OrderedDict()  # tokens, and when it held them
 
+    def change(self, burst: float, per_second: float) -> None:
+        """Allow another number from now on."""
+        self._burst, self._per_second = burst, per_second
+
     def allow(self, who: Hashable, now: float) -> bool:
         """Whether there is a token for them; it is used up."""
         tokens, since = self._buckets.pop(who, (self._burst, now))

@@ -6,12 +6,11 @@ from .books import Books
 from .cascade import ANSWER_TIMEOUT, Cascade, Dial, Drop, Verdict
 from .commands import ApplyAnswer, Counter, Level, MakeInvite, OpenLeg, SendInvite, StoreLeg
 from .events import Answer, Envelope, Invite, InviteMade
-from .grades import Grades
+from .grades import REASON_BUSY, REASON_REFUSED, Grades
 from .ids import CallId, ConferenceKey, Device, LegId
 from .leg import CONNECT_TIMEOUT, Leg, State, Timer
 from .membership import Room, Rooms
 from .outbox import Outbox
-from .policy import Policy
 from .tracks import RemotePublications
 
 INVITE_LIFETIME = 10.0  # seconds: what a focus does not answer by then it need not answer
@@ -20,12 +19,9 @@ INVITE_LIFETIME = 10.0  # seconds: what a focus does not answer by then it need 
 class Trunks:
     """The trunks of one focus. `settle` is called for a conference whenever its people, foci or trunks changed."""
 
-    def __init__(
-        self, books: Books, rooms: Rooms, policy: Policy, cascade: Cascade, grades: Grades, out: Outbox
-    ) -> None:
+    def __init__(self, books: Books, rooms: Rooms, cascade: Cascade, grades: Grades, out: Outbox) -> None:
         self._books = books
         self._rooms = rooms
-        self._policy = policy
         self._cascade = cascade
         self._grades = grades
         self._out = out
@@ -36,7 +32,7 @@ class Trunks:
         """Dial and drop as room state and the people here want it."""
         room = self._rooms.get(key.room_id)
         conference = self._books.conferences.get(key)
-        foci = [peer for peer in self.foci(room, key, now) if peer != self._policy.focus]
+        foci = [peer for peer in self.foci(room, key, now) if peer != self._books.policy.focus]
         local = conference is not None and bool(conference.participants)
         for action in self._cascade.settle(key, foci, local, now):
             match action:
@@ -49,32 +45,35 @@ class Trunks:
 
     def foci(self, room: Room | None, key: ConferenceKey, now: float) -> list[Device]:
         """The permitted foci of a conference's set, this one included."""
-        if room is None or not self._policy.cascade:
+        if room is None or not self._books.policy.cascade:
             return []
         return [
             peer
             for peer in room.foci(key.conf_id, now)
-            if room.takes_trunks(key.conf_id, peer, self._policy, now) is None
+            if room.takes_trunks(key.conf_id, peer, self._books.policy, now) is None
+            and self._books.doors.keep_out(peer, key, None) is None
         ]
 
     def is_peer(self, invite: Invite, now: float) -> ConferenceKey | None:
         """The conference for which this invite is a focus's dial; None: it is a participant's."""
         envelope = invite.envelope
-        if envelope.room_id is None or not self._policy.cascade:
+        if envelope.room_id is None or not self._books.policy.cascade:
             return None
         room = self._rooms.get(envelope.room_id)
-        if room is None or room.takes_trunks(envelope.conf_id, envelope.sender, self._policy, now) is not None:
+        if room is None or room.takes_trunks(envelope.conf_id, envelope.sender, self._books.policy, now) is not None:
             return None
         return ConferenceKey(envelope.room_id, envelope.conf_id)
 
     # ------------------------------------------------------------ dialling
 
     def _dial(self, key: ConferenceKey, peer: Device, now: float) -> None:
-        if self._count() >= self._policy.limits.trunks:
+        if self._books.doors.refuse_new(running=True) is not None:
+            return  # tried again, as after an invite that got no answer
+        if self._count() >= self._books.policy.limits.trunks:
             self._out.count(Counter.BOUNDS_HIT, "trunks")
             return
         leg_id = self._books.new_leg_id()
-        call_id = CallId(f"{self._policy.trunk_session}-{leg_id}")
+        call_id = CallId(f"{self._books.policy.trunk_session}-{leg_id}")
         envelope = Envelope(peer, call_id, key.conf_id, key.room_id, None, None, None, None)
         leg = self.make(leg_id, envelope, key, dials=True)
         self._books.add(leg, key, now)
@@ -92,7 +91,7 @@ class Trunks:
             return room is not None and room.lists_focus(key.conf_id, owner, envelope.sender, now)
 
         published = RemotePublications(leg_id, envelope.sender, believes)
-        return Leg(leg_id, envelope, self._policy, self._out, self._books.timers, published, dials)
+        return Leg(leg_id, envelope, self._books.policy, self._out, self._books.timers, published, dials)
 
     def _count(self) -> int:
         return sum(leg.trunk for leg in self._books.legs.values())
@@ -120,15 +119,24 @@ class Trunks:
     def invited(self, invite: Invite, key: ConferenceKey, now: float) -> bool:
         """Another focus dials; False if its invite is refused."""
         peer = invite.envelope.sender
+        closed = self._books.doors.keep_out(peer, key, invite.envelope.session_id)
+        if closed is not None:
+            self._grades.refuse(invite.envelope, REASON_REFUSED, closed)
+            return False
+        closed = self._books.doors.refuse_new(running=key in self._books.conferences)
+        if closed is not None:
+            self._out.count(Counter.BOUNDS_HIT, closed)
+            self._grades.refuse(invite.envelope, REASON_BUSY, closed)
+            return False
         verdict, own = self._cascade.invited(key, peer, now)
         if verdict is Verdict.REJECT:
-            self._grades.refuse(invite.envelope, "user_busy", "own_invite_is_first")
+            self._grades.refuse(invite.envelope, REASON_BUSY, "own_invite_is_first")
             return False
         if own is not None and (leg := self._books.legs.get(own)) is not None:
             self._grades.end(leg, "replaced", now)
-        if self._count() >= self._policy.limits.trunks:
+        if self._count() >= self._books.policy.limits.trunks:
             self._out.count(Counter.BOUNDS_HIT, "trunks")
-            self._grades.refuse(invite.envelope, "user_busy", "trunks")
+            self._grades.refuse(invite.envelope, REASON_BUSY, "trunks")
             return False
         return True
 

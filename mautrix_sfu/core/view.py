@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
-from .ids import ConferenceKey, Device, LegId
+from .ids import ConferenceKey, Device, Kind, LegId, UserId
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +20,7 @@ class LegView:
     age: float  # seconds
     published: int  # tracks
     sent: int  # tracks forwarded to it
+    muted: tuple[str, ...] = ()  # "audio", "video": by an operator
     kind: str = "participant"  # | "trunk"
     round_trip: float | None = None  # seconds, over the data channel
     carries: tuple[Device, ...] = ()  # a trunk: the other focus's participants whose streams it shows
@@ -32,6 +34,10 @@ class FocusView:
     parked_invites: int
     tracked_rooms: int
     caught_up: bool
+    draining: bool = False
+    drain_left: float | None = None  # seconds until those who are left are told to move
+    overload: str | None = None  # why no new leg is opened
+    muted: Mapping[UserId, frozenset[Kind]] = field(default_factory=dict)  # by an operator
 
     @property
     def conferences(self) -> dict[ConferenceKey, tuple[LegView, ...]]:

@@ -95,6 +95,20 @@ class Runtime:
         """Whether the backlog from before the start is worked off."""
         return self._focus.caught_up
 
+    def operate(self, event: ev.OperatorEvent) -> None:
+        """Carry out the operator's word, or take notice of the load."""
+        self._feed(event)
+
+    @property
+    def busy(self) -> bool:
+        """Whether anybody is in a call."""
+        return self._focus.busy
+
+    @property
+    def policy(self) -> Policy:
+        """The policy in force."""
+        return self._focus.policy
+
     def say_goodbye(self) -> None:
         """End all legs and tell their peers."""
         self._feed(ev.Stopping())

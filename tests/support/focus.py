@@ -69,7 +69,7 @@ class FocusProcess:
             "media": {"port": self.udp_port, "addresses": ["127.0.0.1"]},
             "http": {"port": self._page_port, "page_homeserver": self.homeserver},
             "metrics": {"port": 0},
-            "bot": {"permissions": {"*": "none", f"@{ADMIN}:{self._domain}": "admin"}},
+            "bot": {"permissions": {"*": "use", f"@{ADMIN}:{self._domain}": "admin"}},
         }
         for section, options in self._overrides.items():
             config[section] = {**config.get(section, {}), **options}
