@@ -14,6 +14,7 @@ from typing import Any
 from . import __version__
 from .admin import Context, answer
 from .config import Config, MediaConfig, Permission
+from .core.commands import ConferenceEnded, Count
 from .core.ids import Device, DeviceId, SessionId, UserId
 from .core.policy import Limits, Policy
 from .errors import ExitCode, FatalError, cannot_listen
@@ -140,7 +141,6 @@ class _Focus:
             listen_port=config.appservice.port,
             verify_ssl=config.homeserver.verify_ssl,
             start_timeout=config.homeserver.start_timeout,
-            may_invite=lambda user: config.bot.permission(user) >= Permission.ADMIN,
             may_command=lambda user: config.bot.permission(user) >= Permission.ADMIN,
             count=lambda what, by: self._metrics.count_matrix(what.value, by),
         )
@@ -176,12 +176,26 @@ class _Focus:
 
     def bot_event(self, event: dict[str, Any]) -> None:
         """Answer a message to the bot."""
-        if event.get("type") != "m.room.message" or self._matrix is None:
+        content = event["content"]
+        if event.get("type") != "m.room.message" or self._matrix is None or content.get("msgtype") != "m.text":
             return
         level = self._config.bot.permission(event["sender"])
-        reply = answer(event["content"]["body"], level, self._context())
+        body = content.get("body")
+        reply = answer(body, level, self._context()) if isinstance(body, str) else None
         if reply is not None:
-            self._matrix.send_message(event["room_id"], reply.body, reply.html)
+            html = {"format": "org.matrix.custom.html", "formatted_body": reply.html}
+            self._matrix.send_message(event["room_id"], {"msgtype": "m.notice", "body": reply.body, **html})
+
+    def counted(self, what: Count) -> None:
+        """Nobody is told of what is counted yet."""
+
+    def conference_ended(self, ended: ConferenceEnded, bytes_in: int, bytes_out: int) -> None:
+        """Say how much there was to a call that is over."""
+        log.info(
+            "call ended room=%s call=%s: %d s, %d people, at most %d at a time, %d bytes in, %d out",
+            *(ended.conference.room_id, ended.conference.conf_id, ended.seconds, len(ended.people), ended.peak),
+            *(bytes_in, bytes_out),
+        )
 
     def _context(self) -> Context:
         media: dict[str, int] = {}

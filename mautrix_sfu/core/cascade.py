@@ -13,6 +13,7 @@ from enum import Enum
 
 from .ids import ConferenceKey, Device, LegId
 from .timers import Timers
+from .view import LinkView
 
 TAKE_OVER = 5.0  # the higher focus waits this long for the lower one's invite
 ANSWER_TIMEOUT = 10.0  # from an own invite to its answer
@@ -57,6 +58,7 @@ class Link:
     incoming: LegId | None = None  # a leg that the other one dialled
     incoming_at: float = 0.0
     up: LegId | None = None  # the one of them whose ICE is connected
+    down_since: float = 0.0  # that none is
     failures: int = 0
     not_before: float = 0.0
 
@@ -91,7 +93,7 @@ class Cascade:
             actions += [Drop(leg) for leg in (link.outgoing, link.incoming) if leg is not None]
         wanted = foci if local else ()
         for peer in wanted:
-            link = links.setdefault(peer, Link(now))
+            link = links.setdefault(peer, Link(now, down_since=now))
             if self._may_dial(key, peer, link, now):
                 link.dialled_at = now
                 self._next_dial[key] = now + DIALS_EVERY
@@ -140,6 +142,17 @@ class Cascade:
         """Trunks that are up, in all conferences."""
         return sum(link.up is not None for links in self._links.values() for link in links.values())
 
+    def view(self, now: float) -> list[LinkView]:
+        """What an operator may see of each conference's other foci."""
+        found = []
+        for key, links in self._links.items():
+            for peer, link in links.items():
+                idle = link.outgoing is None and link.incoming is None
+                dials_in = max(0.0, self._dial_at(key, peer, link) - now) if idle else None
+                down = None if link.up is not None else now - link.down_since
+                found.append(LinkView(key, peer, link.up, down, link.failures, dials_in))
+        return found
+
     # ------------------------------------------------------------ what happens
 
     def dialled(self, key: ConferenceKey, peer: Device, leg: LegId, now: float) -> None:
@@ -149,7 +162,7 @@ class Cascade:
 
     def invited(self, key: ConferenceKey, peer: Device, now: float) -> tuple[Verdict, LegId | None]:
         """Another focus of the set dials: what to do, and the own leg that gives way."""
-        link = self._links.setdefault(key, {}).setdefault(peer, Link(now))
+        link = self._links.setdefault(key, {}).setdefault(peer, Link(now, down_since=now))
         if link.outgoing is None or link.up == link.outgoing:
             return Verdict.ACCEPT, None  # an older trunk of the same peer is replaced like any leg
         if peer < self._focus:
@@ -160,7 +173,7 @@ class Cascade:
 
     def accepted(self, key: ConferenceKey, peer: Device, leg: LegId, now: float) -> None:
         """The other focus's invite was answered on this leg."""
-        link = self._links.setdefault(key, {}).setdefault(peer, Link(now))
+        link = self._links.setdefault(key, {}).setdefault(peer, Link(now, down_since=now))
         link.incoming, link.incoming_at = leg, now
         self._heard(peer)
         self._timers.set_earlier(key, now + LOOK_AGAIN)
@@ -190,6 +203,7 @@ class Cascade:
         link.incoming = link.incoming if dialled else None
         link.up = None if was_up else link.up
         link.wanted_since = now
+        link.down_since = now if was_up else link.down_since
         if silent and dialled:
             known = self._peers.setdefault(peer, _Peer())
             known.not_before = now + SILENT_BACKOFF[min(known.silences, len(SILENT_BACKOFF) - 1)]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from .events import Size, StoredLeg
-from .ids import ConferenceKey, Device, Kind, LegId, Mid, RoomId, Slot, StreamId, TrackId
+from .ids import ConferenceKey, Device, Kind, LegId, Mid, RoomId, Slot, StreamId, TrackId, UserId
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,6 +313,16 @@ class RequestSnapshot:
     room_id: RoomId
 
 
+@dataclass(frozen=True, slots=True)
+class ConferenceEnded:
+    """Nobody is in this conference any more. Who was, counts those whom other foci brought."""
+
+    conference: ConferenceKey
+    seconds: float  # since somebody was in it
+    people: tuple[UserId, ...]  # everybody who was, each once
+    peak: int  # devices at a time
+
+
 class Level(Enum):
     """How loud a log line is."""
 
@@ -349,6 +359,7 @@ class Count:
 
     counter: Counter
     cause: str
+    peer: Device | None = None  # who brought it about, where that is worth telling an operator
 
 
 Command = (
@@ -379,6 +390,7 @@ Command = (
     | StoreLeg
     | ForgetLeg
     | RequestSnapshot
+    | ConferenceEnded
     | Log
     | Count
 )

@@ -10,6 +10,7 @@ from .commands import (
     AdvertisedTrack,
     ChannelSpeaker,
     ChannelSubscription,
+    ConferenceEnded,
     Counter,
     DescribeTrack,
     Forward,
@@ -27,6 +28,7 @@ from .tracks import SCREENSHARE, PublishedStream, PublishedTrack, RemotePublicat
 
 MAX_ADVERTISED = 300  # streams shown to one participant
 REMEMBERED_SPEAKERS = 50  # whose streams are shown first where there are too many
+MAX_NAMED = 10_000  # people who are kept in mind for what is told when the call is over
 MAX_SIZES = 8  # of one track, asked for over a trunk
 WANTS_MERGE = 0.05  # changes of what is asked for over a trunk within this time go out as one
 VIEW_MERGE = 0.1  # changes of what a participant sees within this time are worked off as one
@@ -35,14 +37,17 @@ VIEW_MERGE = 0.1  # changes of what a participant sees within this time are work
 class Conference:
     """The full legs of one conference. Held legs are the focus's matter: they see and show nothing."""
 
-    def __init__(self, key: ConferenceKey, out: Outbox, mutes: Mutes) -> None:
+    def __init__(self, key: ConferenceKey, out: Outbox, mutes: Mutes, now: float) -> None:
         self.key = key
+        self.since = now
         self._mutes = mutes
         self.legs: dict[LegId, Leg] = {}  # in order of joining
         self._out = out
         self._described: dict[tuple[LegId, Mid], tuple[int | None, int | None]] = {}
         self._speakers: list[LegId] = []  # newest first
         self._silent: set[tuple[LegId, Mid]] = set()
+        self._people: set[UserId] = set()  # who was here, also beyond trunks
+        self._peak = 0
 
     # ------------------------------------------------------------ coming and going
 
@@ -59,6 +64,7 @@ class Conference:
     def join(self, leg: Leg, now: float) -> None:
         """This leg became full: it sees and is seen."""
         self.legs[leg.id] = leg
+        self._keep_in_mind(leg)
         self.refresh(leg, now)
         self.publications_changed(leg, now)
 
@@ -79,12 +85,26 @@ class Conference:
         """This leg publishes something else than before."""
         self._mutes.stale = self._mutes.stale or leg.trunk
         self._watch_held(leg, now)
+        if leg.trunk:
+            self._keep_in_mind(leg)
         for track in leg.published.tracks.values():
             size = (track.width, track.height)
             if track.mid is not None and self._described.get((leg.id, track.mid), (None, None)) != size:
                 self._described[leg.id, track.mid] = size
                 self._out.put(DescribeTrack(leg.id, track.mid, *size))
         self._others_see_anew(leg, now)
+
+    def _keep_in_mind(self, leg: Leg) -> None:
+        """Note for `ended` who is here now that this leg joined, or brings others than before."""
+        beyond = {stream.owner for trunk in self.trunks for stream in trunk.published.streams.values()}
+        self._peak = max(self._peak, len({each.peer for each in self.participants} | beyond))
+        if len(self._people) < MAX_NAMED:
+            self._people |= {device.user_id for device in (beyond if leg.trunk else (leg.peer,))}
+
+    def ended(self, now: float) -> None:
+        """The last leg has left."""
+        people = tuple(sorted(self._people))
+        self._out.put(ConferenceEnded(self.key, now - self.since, people, self._peak))
 
     def _others_see_anew(self, leg: Leg, now: float) -> None:
         for other in self.legs.values():

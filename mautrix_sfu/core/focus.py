@@ -8,6 +8,7 @@ other foci ◄──────────────────────
 
 from __future__ import annotations
 
+from collections import Counter as Tally
 from typing import assert_never
 
 from . import events as ev
@@ -18,7 +19,7 @@ from .conference import Conference
 from .dialogue import Dialogue
 from .entrance import Entrance
 from .grades import REASON_REFUSED, Grades
-from .ids import ConfId, RoomId
+from .ids import ConfId, Kind, LegId, RoomId, TrackKey
 from .leg import Leg, State, Timer, Via, address_to
 from .membership import Room, Rooms
 from .operator import Operator
@@ -26,7 +27,7 @@ from .outbox import Outbox
 from .policy import Policy
 from .sequence import Sequencer
 from .trunks import Trunks
-from .view import FocusView, LegView
+from .view import FocusView, LegView, LinkView, TrackView
 
 REREAD_SECONDS = 300.0  # rooms with legs are read again now and then, where that is permitted
 MAX_ROUNDS = 4  # of settling trunks after one event
@@ -97,12 +98,6 @@ class Focus:
 
     # ------------------------------------------------------------ what others ask
 
-    # ------------------------------------------------------------ what is said to it
-
-    # ------------------------------------------------------------ room state
-
-    # ------------------------------------------------------------ signalling
-
     @property
     def caught_up(self) -> bool:
         """Whether the homeserver's backlog from before the start is worked off."""
@@ -162,6 +157,35 @@ class Focus:
     def policy(self) -> Policy:
         """The policy in force."""
         return self._books.policy
+
+    def tracks(self, leg_id: LegId) -> tuple[TrackView, ...]:
+        """What an operator may see of what one leg publishes, or another focus shows."""
+        leg = self._books.legs.get(leg_id)
+        conference = self._books.conference_of(leg) if leg is not None else None
+        viewers: Tally[TrackKey] = Tally()
+        for other in conference.legs.values() if conference is not None else ():
+            granted = other.subscriptions.granted.items()
+            viewers.update(key for key, grant in granted if grant.mid is not None and grant.track.leg == leg_id)
+        return tuple(
+            TrackView(
+                stream.owner,
+                track.kind,
+                stream.purpose,
+                stream.audio_muted if track.kind is Kind.AUDIO else stream.video_muted,
+                track.width,
+                track.height,
+                track.rids,
+                viewers[track.key],
+            )
+            for stream in (leg.published.streams.values() if leg is not None else ())
+            for track in stream.tracks
+        )
+
+    def links(self, now: float) -> list[LinkView]:
+        """What an operator may see of the trunks that there are or should be."""
+        return self._cascade.view(now)
+
+    # ------------------------------------------------------------ what is said to it
 
     def _dispatch(self, event: ev.Event, now: float) -> None:
         match event:
@@ -319,6 +343,8 @@ class Focus:
             case _:
                 assert_never(timer)
 
+    # ------------------------------------------------------------ room state
+
     def _room_fact(self, fact: ev.RoomFact, now: float) -> None:
         room = self._rooms.get(fact.room_id)
         fresh = room is None
@@ -374,6 +400,8 @@ class Focus:
             known = self._rooms.get(stored.room_id) if stored.room_id is not None else None
             if known is not None:
                 self._read(known)
+
+    # ------------------------------------------------------------ signalling
 
     def _signal(self, message: ev.ToDevice, now: float) -> None:
         envelope = message.envelope

@@ -82,9 +82,8 @@ class Grades:
         leg.grade = Grade.FULL
         conference = self._books.conferences.get(leg.conference)
         if conference is None:
-            conference = self._books.conferences[leg.conference] = Conference(
-                leg.conference, self._out, self._books.mutes
-            )
+            conference = Conference(leg.conference, self._out, self._books.mutes, now)
+            self._books.conferences[leg.conference] = conference
         self._out.put(BindLeg(leg.id, leg.conference))
         self._out.count(Counter.JOINS, "trunk" if leg.trunk else "full")
         what = "trunk is up" if leg.trunk else "leg is full"
@@ -132,6 +131,7 @@ class Grades:
         conference.leave(leg, now)
         self._books.unsettled.add(conference.key)
         if not conference.legs:
+            conference.ended(now)
             del self._books.conferences[conference.key]
 
     def end(self, leg: Leg, reason: str, now: float, *, tell: bool = True) -> None:
@@ -162,7 +162,7 @@ class Grades:
 
     def refuse(self, envelope: ev.Envelope, reason: str, cause: str) -> None:
         """Refuse an invite: a word to its sender, which says no more than that."""
-        self._out.count(Counter.REFUSALS, cause)
+        self._out.count(Counter.REFUSALS, cause, envelope.sender)
         self._out.log(Level.INFO, f"invite refused: {cause}", peer=envelope.sender)
         self._books.remember_end((envelope.sender, envelope.call_id))
         self._out.put(SendReject(address_to(envelope, self._books.policy, 0), reason))

@@ -16,9 +16,9 @@ class Outbox:
         """Ask for one thing more."""
         self._commands.append(command)
 
-    def count(self, counter: Counter, cause: str) -> None:
+    def count(self, counter: Counter, cause: str, peer: Device | None = None) -> None:
         """Ask for one more in a counter."""
-        self._commands.append(Count(counter, cause))
+        self._commands.append(Count(counter, cause, peer))
 
     def log(
         self,

@@ -27,6 +27,32 @@ class LegView:
 
 
 @dataclass(frozen=True, slots=True)
+class TrackView:
+    """One published track as an operator sees it."""
+
+    owner: Device  # over a trunk: somebody at the other focus
+    kind: Kind
+    purpose: str
+    muted: bool  # as its stream's metadata says
+    width: int | None
+    height: int | None
+    layers: tuple[str, ...]  # its simulcast layers, highest first; empty: one
+    viewers: int  # legs of this focus that it is sent to
+
+
+@dataclass(frozen=True, slots=True)
+class LinkView:
+    """What one conference has to do with one other focus that it is wanted with."""
+
+    conference: ConferenceKey
+    peer: Device
+    up: LegId | None  # the trunk, once its ICE is connected
+    down_for: float | None  # seconds; None: it is up
+    failures: int  # since it was up last
+    dials_in: float | None  # seconds until this focus dials (again); None: it is up, or being dialled
+
+
+@dataclass(frozen=True, slots=True)
 class FocusView:
     """The whole focus at one moment."""
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
 
 from mautrix.api import Method, Path
 
@@ -14,34 +16,66 @@ from .interface import RawEvent
 
 log = logging.getLogger(__name__)
 
-MAX_JOBS = 256  # joins and replies that wait
+MAX_JOBS = 256  # joins and messages that wait
 TRIES = 6
 SOFT_FAILED = "io.element.synapse.soft_failed"
 ENCRYPTED = "I cannot read encrypted messages yet. Please talk to me in a room without encryption."
 
+Content = dict[str, Any]
+Seal = Callable[[str, Content], Awaitable[tuple[str, Content]]]  # room and content → event type and content to send
+
+
+@dataclass(frozen=True, slots=True)
+class _Post:
+    """A join, or a leave."""
+
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Message:
+    """An `m.room.message`, before it is sealed."""
+
+    room_id: str
+    content: Content
+    txn_id: str
+
+
+async def _plain(_room_id: str, content: Content) -> tuple[str, Content]:
+    return "m.room.message", content
+
 
 class BotRooms:
-    """Which rooms the bot is in, whose invites it takes, and whose messages it hears."""
+    """Which rooms the bot is in, whose invites it takes, and whose messages it hears.
+
+    Encryption has two places here: `unseal` is given each `m.room.encrypted` that concerns the bot, and hands what it
+    decrypts to `hear`; `seal` makes what is sent to a room out of a message's content.
+    """
 
     def __init__(
         self,
         homeserver: Homeserver,
-        may_invite: Callable[[str], bool],
         may_command: Callable[[str], bool],
         hand_up: Callable[[RawEvent], None],
         joined: Callable[[str], None],
     ) -> None:
+        self.unseal: Callable[[RawEvent], None] = self._cannot_read
+        self.seal: Seal = _plain
         self._homeserver = homeserver
         self._user = homeserver.focus.user_id
-        self._may_invite = may_invite
         self._may_command = may_command
         self._hand_up = hand_up
         self._joined = joined
         self._rooms: set[str] = set()
         self._told: set[str] = set()  # encrypted rooms in which it has said that it cannot read
-        self._jobs: asyncio.Queue[tuple[Method, str, dict[str, str]]] = asyncio.Queue(MAX_JOBS)
+        self._jobs: asyncio.Queue[_Post | _Message] = asyncio.Queue(MAX_JOBS)
         self._prefix = secrets.token_hex(8)
         self._number = 0
+
+    @property
+    def rooms(self) -> frozenset[str]:
+        """The rooms that the bot is in."""
+        return frozenset(self._rooms)
 
     # ------------------------------------------------------------ what comes in
 
@@ -58,17 +92,24 @@ class BotRooms:
             case "m.room.member":
                 self._member(event)
             case "m.room.encrypted":
-                if event["room_id"] not in self._told:
-                    self._told.add(event["room_id"])
-                    self.send_message(event["room_id"], ENCRYPTED, None)
+                self.unseal(event)
             case _:
-                if event["content"].get("msgtype") == "m.text" and isinstance(event["content"].get("body"), str):
-                    self._hand_up(event)
+                self.hear(event)
+
+    def hear(self, event: RawEvent) -> None:
+        """Take an `m.room.message` in the clear; what it is worth is for who reads it to say."""
+        if event["type"] == "m.room.message" and self.concerns(event):
+            self._hand_up(event)
+
+    def _cannot_read(self, event: RawEvent) -> None:
+        if event["room_id"] not in self._told:
+            self._told.add(event["room_id"])
+            self.send(event["room_id"], {"msgtype": "m.notice", "body": ENCRYPTED})
 
     def _member(self, event: RawEvent) -> None:
         room_id, sender = event["room_id"], event["sender"]
         match event["content"].get("membership"):
-            case "invite" if self._may_invite(sender):
+            case "invite" if self._may_command(sender):
                 log.info("%s invites the bot to %s", sender, room_id)
                 self.join(room_id)
             case "invite":
@@ -84,22 +125,18 @@ class BotRooms:
 
     # ------------------------------------------------------------ what goes out
 
-    def send_message(self, room_id: str, body: str, html: str | None) -> None:
-        """Queue a notice to a room."""
-        content = {"msgtype": "m.notice", "body": body}
-        if html is not None:
-            content |= {"format": "org.matrix.custom.html", "formatted_body": html}
+    def send(self, room_id: str, content: Content) -> None:
+        """Queue a message to a room; each is sent once, whatever its tries."""
         self._number += 1
-        path = Path.v3.rooms[room_id].send["m.room.message"][f"{self._prefix}-{self._number}"]
-        self._queue(Method.PUT, str(path), content)
+        self._queue(_Message(room_id, content, f"{self._prefix}-{self._number}"))
 
     def join(self, room_id: str) -> None:
         """Queue joining a room."""
-        self._queue(Method.POST, str(Path.v3.rooms[room_id].join), {})
+        self._queue(_Post(str(Path.v3.rooms[room_id].join)))
 
     def leave(self, room_id: str) -> None:
         """Queue leaving a room."""
-        self._queue(Method.POST, str(Path.v3.rooms[room_id].leave), {})
+        self._queue(_Post(str(Path.v3.rooms[room_id].leave)))
 
     async def load(self) -> None:
         """Ask which rooms the bot is in. Raises RefusedError or UnavailableError."""
@@ -108,22 +145,46 @@ class BotRooms:
         self._rooms = {room for room in rooms if isinstance(room, str)} if isinstance(rooms, list) else set()
 
     async def work(self) -> None:
-        """Carry out joins and replies in order, for ever."""
+        """Carry out joins and messages in order, for ever."""
         while True:
-            method, path, content = await self._jobs.get()
-            backoff = Backoff()
-            for _ in range(TRIES):
-                try:
-                    await self._homeserver.request(method, path, dict(content), who=As.USER)
-                    break
-                except RefusedError as error:
-                    log.warning("The bot may not do what it was asked to (%s %s): %s", method.value, path, error)
-                    break
-                except UnavailableError:
-                    await backoff.pause()
+            job = await self._jobs.get()
+            try:
+                await self._try(job)
+            finally:
+                self._jobs.task_done()
 
-    def _queue(self, method: Method, path: str, content: dict[str, str]) -> None:
+    async def finish(self, within: float) -> None:
+        """Wait until everything queued was tried, but not longer than that."""
         try:
-            self._jobs.put_nowait((method, path, content))
+            async with asyncio.timeout(within):
+                await self._jobs.join()
+        except TimeoutError:
+            log.warning("The bot has %d things left to say at the end", self._jobs.qsize())
+
+    async def _try(self, job: _Post | _Message) -> None:
+        backoff = Backoff()
+        for _ in range(TRIES):
+            try:
+                await self._do(job)
+                return
+            except RefusedError as error:
+                where = job.path if isinstance(job, _Post) else f"send to {job.room_id}"
+                log.warning("The bot may not do what it was asked to (%s): %s", where, error)
+                return
+            except UnavailableError:
+                await backoff.pause()
+
+    async def _do(self, job: _Post | _Message) -> None:
+        match job:
+            case _Post():
+                await self._homeserver.request(Method.POST, job.path, {}, who=As.USER)
+            case _Message():
+                kind, content = await self.seal(job.room_id, job.content)
+                path = Path.v3.rooms[job.room_id].send[kind][job.txn_id]
+                await self._homeserver.request(Method.PUT, str(path), content, who=As.USER)
+
+    def _queue(self, job: _Post | _Message) -> None:
+        try:
+            self._jobs.put_nowait(job)
         except asyncio.QueueFull:
-            log.warning("The bot has too much to say: %s is dropped", path)
+            log.warning("The bot has too much to say: %s is dropped", type(job).__name__)

@@ -44,9 +44,7 @@ class Matrix:
         self._health = Health(sink.on_homeserver)
         self._snapshots = Snapshots(homeserver, sink.on_snapshot, count)
         self._outgoing = Outgoing(homeserver, count)
-        self._bot = BotRooms(
-            homeserver, settings.may_invite, settings.may_command, sink.on_bot_event, self._snapshots.permitted
-        )
+        self._bot = BotRooms(homeserver, settings.may_command, sink.on_bot_event, self._snapshots.permitted)
         interests: dict[str, Interest] = dict.fromkeys((*CALL_TYPES, "m.room.member", "m.room.redaction"), always)
         interests |= {"m.room.message": self._bot.concerns, "m.room.encrypted": self._bot.concerns}
         self._listener = Listener(settings.hs_token, interests, self._handle, count, focus.homeserver)
@@ -84,7 +82,10 @@ class Matrix:
 
     async def stop(self) -> None:
         """Send what still waits, for two seconds at most, and end everything. Does no harm when said again."""
-        await self._outgoing.stop(LAST_WORDS if self._tasks else 0.0)
+        if self._tasks:
+            await asyncio.gather(self._outgoing.stop(LAST_WORDS), self._bot.finish(LAST_WORDS))
+        else:
+            await self._outgoing.stop(0.0)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -105,9 +106,14 @@ class Matrix:
         """Ask for a room's state; the sink's `on_snapshot` answers, with None where it is not permitted."""
         self._snapshots.request(room_id)
 
-    def send_message(self, room_id: str, body: str, html: str | None = None) -> None:
-        """Queue a notice of the bot to a room."""
-        self._bot.send_message(room_id, body, html)
+    def send_message(self, room_id: str, content: dict[str, Any]) -> None:
+        """Queue an `m.room.message` of the bot to a room, encrypted where the room is."""
+        self._bot.send(room_id, content)
+
+    @property
+    def bot_rooms(self) -> frozenset[str]:
+        """The rooms that the bot is in."""
+        return self._bot.rooms
 
     def join_room(self, room_id: str) -> None:
         """Queue the bot's joining of a room."""

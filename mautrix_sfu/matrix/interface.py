@@ -48,8 +48,7 @@ class MatrixSettings:
     listen_port: int = 29001
     verify_ssl: bool = True
     start_timeout: float = 120.0  # for a homeserver that is not up yet
-    may_invite: Callable[[str], bool] = field(default=lambda _user: False)  # whose invites the bot accepts
-    may_command: Callable[[str], bool] = field(default=lambda _user: False)  # whose messages it reads
+    may_command: Callable[[str], bool] = field(default=lambda _user: False)  # whose invites the bot takes, and messages
     count: Count = field(default=lambda _what, _by: None)
 
 
@@ -63,7 +62,7 @@ class MatrixSink(Protocol):
         """Take a call event, or a membership or redaction in a wanted room; in the order of receipt, once each."""
 
     def on_bot_event(self, event: RawEvent) -> None:
-        """Take the bot's own `m.room.member`, or a text message of somebody who may command it."""
+        """Take the bot's own `m.room.member`, or a message of somebody who may command it."""
 
     def on_snapshot(self, room_id: RoomId, events: list[RawEvent] | None) -> None:
         """Take a room's call events and memberships; None: the focus may not, or could not, read them."""

@@ -19,7 +19,7 @@ from ..wire.dialling import usable_candidates
 from ..wire.negotiation import Negotiation
 from ..wire.plan import RemoteTransport
 from ..wire.sdp import SdpError
-from .ports import MatrixPort, MediaPort, RtcPort, StorePort
+from .ports import MatrixPort, MediaPort, Owner, RtcPort, StorePort
 
 log = logging.getLogger("mautrix_sfu.call")
 
@@ -36,6 +36,7 @@ class Edges:
     media: MediaPort
     rtc: RtcPort
     store: StorePort
+    owner: Owner
 
 
 @dataclass(slots=True)
@@ -66,10 +67,12 @@ class Executor:
         self._metrics = metrics
         self._allow_private = allow_private  # whether trunks may be dialled to addresses that are not public
         self._matrix, self._media, self._rtc, self._store = edges.matrix, edges.media, edges.rtc, edges.store
+        self._owner = edges.owner
         self._feed = feed
         self._connections: dict[LegId, _Connection] = {}
         self._groups: dict[ConferenceKey, int] = {}
         self._group_size: Tally[ConferenceKey] = Tally()
+        self._bytes: dict[ConferenceKey, tuple[int, int]] = {}  # in and out, of each one's legs that are closed
         self._next_group = 0
         self._retry: asyncio.TimerHandle | None = None
         self._stopped = False
@@ -120,6 +123,9 @@ class Executor:
                 self._do_log(command)
             case cmd.Count():
                 self._metrics.count(command.counter.value, command.cause)
+                self._owner.counted(command)
+            case cmd.ConferenceEnded():
+                self._owner.conference_ended(command, *self._bytes.pop(command.conference, (0, 0)))
             case _:
                 self._do_channel(command)
 
@@ -131,17 +137,32 @@ class Executor:
                 self._connections[command.leg] = _Connection(negotiation, local.ufrag, command.dials)
             case cmd.BindLeg():
                 connection = self._connections.get(command.leg)
+                self._bytes.setdefault(command.conference, (0, 0))
                 if connection is not None and connection.conference != command.conference:
                     self._leave_group(connection)
                     connection.conference = command.conference
                     self._media.set_group(command.leg, self._group(command.conference))
             case cmd.CloseLeg():
+                self._add_up(command.leg)
                 self._rtc.close(command.leg)
                 closed = self._connections.pop(command.leg, None)
                 if closed is not None:
                     self._leave_group(closed)
             case _:
                 assert_never(command)
+
+    def _add_up(self, leg: LegId) -> None:
+        """Keep how much a leg that ends has sent and received, until its conference is over."""
+        connection = self._connections.get(leg)
+        conference = connection.conference if connection is not None else None
+        if conference is None or conference not in self._bytes:
+            return
+        try:
+            stats = self._media.leg_stats(leg) or {}
+        except RuntimeError:  # the media core has failed, and the process ends
+            return
+        came, went = self._bytes[conference]
+        self._bytes[conference] = came + stats.get("bytes_in_total", 0), went + stats.get("bytes_out_total", 0)
 
     def _group(self, conference: ConferenceKey) -> int:
         if conference not in self._groups:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Sequence
 from typing import Any, Protocol
 
+from ..core.commands import ConferenceEnded, Count
 from ..core.events import StoredLeg
 from ..core.ids import Device, LegId, Mid, RoomId
 from ..store import StoredFact
@@ -27,6 +28,12 @@ class Owner(Protocol):
 
     def bot_event(self, event: dict[str, Any]) -> None:
         """Take a message to the bot."""
+
+    def counted(self, what: Count) -> None:
+        """Learn of something that the core counted."""
+
+    def conference_ended(self, ended: ConferenceEnded, bytes_in: int, bytes_out: int) -> None:
+        """Learn of the end of a call, and how much its connections sent and received here."""
 
 
 class MatrixPort(Protocol):
@@ -71,6 +78,9 @@ class MediaPort(Protocol):
 
     def stop_forward(self, leg: LegId, mid: Mid) -> None:
         """Send nothing on this m-line any more."""
+
+    def leg_stats(self, leg: LegId) -> dict[str, int] | None:
+        """The numbers of one leg; None if it is not there, RuntimeError if the media core has failed."""
 
 
 class RtcPort(Protocol):

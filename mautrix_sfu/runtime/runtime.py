@@ -18,7 +18,7 @@ from ..core.ids import LegId, Mid, RoomId
 from ..core.policy import Policy
 from ..core.rate import Rate
 from ..core.sequence import without_stale_invites
-from ..core.view import FocusView
+from ..core.view import FocusView, LinkView, TrackView
 from ..metrics import Metrics
 from ..store import StoredFact
 from ..wire import channel, room_events, to_device
@@ -76,7 +76,7 @@ class Runtime:
         """Give the runtime its edges, before anything else."""
         self._rtc, self._store = rtc, store
         self._executor = Executor(
-            self._policy, self._metrics, self._allow_private, Edges(matrix, media, rtc, store), self._feed
+            self._policy, self._metrics, self._allow_private, Edges(matrix, media, rtc, store, self._owner), self._feed
         )
 
     def restore(self, facts: Iterable[tuple[dict[str, Any], int]], legs: tuple[ev.StoredLeg, ...]) -> None:
@@ -89,6 +89,14 @@ class Runtime:
     def view(self) -> FocusView:
         """What an operator may see of the calls."""
         return self._focus.view(self._clock())
+
+    def tracks(self, leg: LegId) -> tuple[TrackView, ...]:
+        """What an operator may see of what a leg publishes."""
+        return self._focus.tracks(leg)
+
+    def links(self) -> list[LinkView]:
+        """What an operator may see of the trunks that there are or should be."""
+        return self._focus.links(self._clock())
 
     @property
     def caught_up(self) -> bool:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Sequence
 from typing import Any
 
+from mautrix_sfu.core.commands import ConferenceEnded, Count
 from mautrix_sfu.core.events import ChannelOpened, StoredLeg
 from mautrix_sfu.core.fair_queue import MAX_QUEUED_PER_SENDER, FairQueue
 from mautrix_sfu.core.ids import Device, DeviceId, LegId, Mid, RoomId, UserId
@@ -69,6 +70,9 @@ class Edges:
     def stop_forward(self, leg: LegId, mid: Mid) -> None:
         self.done.append(("stop_forward", leg, mid))
 
+    def leg_stats(self, leg: LegId) -> dict[str, int] | None:
+        return {"bytes_in_total": 1000, "bytes_out_total": 300}
+
     # rtc
     def open(self, leg: LegId, dials: bool = False) -> LocalTransport:
         self.done.append(("open", leg))
@@ -118,6 +122,12 @@ class Edges:
 
     def homeserver_changed(self, up: bool) -> None:
         self.done.append(("homeserver", up))
+
+    def counted(self, what: Count) -> None:
+        pass
+
+    def conference_ended(self, ended: ConferenceEnded, bytes_in: int, bytes_out: int) -> None:
+        self.done.append(("ended", ended.conference, ended.people, bytes_in, bytes_out))
 
     def bot_event(self, event: dict[str, Any]) -> None:
         self.events.append(event)
@@ -276,6 +286,21 @@ async def test_a_full_channel_gets_only_the_newest_metadata_when_there_is_room()
     assert len(sent) == 1
     assert "@b:hs" in sent[0]
     assert "@c:hs" in sent[0]
+    runtime.stop()
+
+
+async def test_what_a_calls_connections_sent_and_received_is_added_up_and_told_when_it_is_over() -> None:
+    runtime, edges, _ = make()
+    for n, user in enumerate(("@a:hs", "@b:hs")):
+        runtime.on_room_event(member_event(user, n))
+        runtime.on_to_device([invite(user, user)], "p")
+    await asyncio.sleep(0.05)
+    for n, user in enumerate(("@a:hs", "@b:hs")):
+        assert not edges.of("ended")
+        runtime.on_room_event({**member_event(user, 10 + n), "content": {"m.calls": []}})
+    ((_, conference, people, came, went),) = edges.of("ended")
+    assert (conference.room_id, conference.conf_id, people) == (ROOM, "conf", ("@a:hs", "@b:hs"))
+    assert (came, went) == (2000, 600)
     runtime.stop()
 
 
