@@ -35,7 +35,7 @@ from mautrix_sfu.core.ids import (
 )
 from mautrix_sfu.core.policy import Policy
 from tests.core.script import audio, camera, video
-from tests.core.test_cascade import metadata, wanted
+from tests.core.world import metadata, wanted
 
 CONF = ConfId("conf")
 LARGE, SMALL = (1280, 720), (320, 180)  # what is asked for
@@ -320,7 +320,8 @@ class Simulation:
                 ev.ReceivedTrack(Mid(f"s{send.slot}"), send.kind, send.stream_id, send.track_id, send.layers)
                 for send in other[0].offered.get(other[1], ())
             )
-        self.feed(node, ev.OfferApplied(leg, "answer", node.receives.get(leg, ())))
+        sends = {send.slot: Mid(f"s{send.slot}") for send in node.offered.get(leg, ())}
+        self.feed(node, ev.OfferApplied(leg, "answer", node.receives.get(leg, ()), sends))
 
     # ------------------------------------------------------------ data channels
 

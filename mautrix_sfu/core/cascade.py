@@ -19,7 +19,7 @@ TAKE_OVER = 5.0  # the higher focus waits this long for the lower one's invite
 ANSWER_TIMEOUT = 10.0  # from an own invite to its answer
 DIALS_EVERY = 1.0  # new dials of one conference
 SILENT_BACKOFF = (10.0, 60.0, 600.0)  # after an invite that was never answered
-REDIAL = (0.0, 1.0, 2.0, 5.0, 10.0)  # after a trunk that broke, or an invite that was rejected
+REDIAL = (0.5, 1.0, 2.0, 5.0, 10.0)  # after a trunk that ended: first, word of why it did may be on its way
 UNWANTED_GRACE = 30.0  # a called trunk waits this long for somebody local to join
 LOOK_AGAIN = 10.0  # devices expire without an event
 

@@ -58,13 +58,6 @@ class ApplyAnswer:
 
 
 @dataclass(frozen=True, slots=True)
-class DropOffer:
-    """Forget the own offer in flight (it timed out)."""
-
-    leg: LegId
-
-
-@dataclass(frozen=True, slots=True)
 class SendTrack:
     """A track that the focus wants to send on a leg, under the ids that this leg is shown."""
 
@@ -369,7 +362,6 @@ Command = (
     | CloseLeg
     | ApplyOffer
     | ApplyAnswer
-    | DropOffer
     | SendInvite
     | SendAnswer
     | SendReject

@@ -19,7 +19,7 @@ from .commands import (
     TrunkTrack,
 )
 from .events import AnswerApplied, FlowChanged, Size, SpeakerChanged, TrackSubscription
-from .ids import ConferenceKey, Device, Kind, LegId, Mid, StreamId, TrackId, TrackKey, UserId
+from .ids import ConferenceKey, Device, Kind, LegId, Mid, Slot, StreamId, TrackId, TrackKey, UserId
 from .leg import Leg, State, Timer
 from .mutes import Mutes
 from .outbox import Outbox
@@ -87,6 +87,7 @@ class Conference:
         self._watch_held(leg, now)
         if leg.trunk:
             self._keep_in_mind(leg)
+        self._lines_ended(leg)
         for track in leg.published.tracks.values():
             size = (track.width, track.height)
             if track.mid is not None and self._described.get((leg.id, track.mid), (None, None)) != size:
@@ -105,6 +106,15 @@ class Conference:
         """The last leg has left."""
         people = tuple(sorted(self._people))
         self._out.put(ConferenceEnded(self.key, now - self.since, people, self._peak))
+
+    def _lines_ended(self, leg: Leg) -> None:
+        """The media core forgot who takes what came on these m-lines: it is told anew if they come back."""
+        ended, leg.published.ended = leg.published.ended, set()
+        if ended:
+            for mid in ended:
+                self._described.pop((leg.id, mid), None)
+            for viewer in self.legs.values():
+                viewer.subscriptions.source_ended(leg.id, ended)
 
     def _others_see_anew(self, leg: Leg, now: float) -> None:
         for other in self.legs.values():
@@ -223,6 +233,15 @@ class Conference:
         if not viewer.trunk:
             self._wants_changed(now)
 
+    def offer_applied(self, viewer: Leg, sends: Mapping[Slot, Mid], now: float) -> None:
+        """The leg's own offer says on which m-lines it receives: some are on hold now, or go on."""
+        held, resumed = viewer.subscriptions.receives(sends)
+        for mid in held:
+            self._out.put(StopForward(viewer.id, mid))
+        self._forward(viewer, resumed, viewer.subscriptions.sizes())
+        if (held or resumed) and not viewer.trunk:
+            self._wants_changed(now)
+
     def _forward(self, viewer: Leg, grants: Iterable[Grant], sizes: Mapping[TrackKey, tuple[Size, ...]]) -> None:
         for grant in grants:
             track = grant.track
@@ -267,7 +286,7 @@ class Conference:
         for viewer in self.participants:
             wanted = viewer.subscriptions.sizes()
             for key, grant in viewer.subscriptions.granted.items():
-                if grant.track.leg == trunk.id and not self._is_muted(grant.track):
+                if grant.track.leg == trunk.id and not grant.on_hold and not self._is_muted(grant.track):
                     place = (grant.track.stream_id, key.track_id)
                     asked = wanted.get(key, ()) if grant.track.kind is Kind.VIDEO else ()
                     sizes.setdefault(place, set()).update(asked)

@@ -9,7 +9,6 @@ from .commands import (
     ApplyOffer,
     ChannelAnswer,
     Counter,
-    DropOffer,
     Level,
     SendAnswer,
     SendNegotiate,
@@ -43,6 +42,7 @@ class Dialogue:
         conference = self._books.conference_of(leg)
         if conference is not None:
             conference.publications_changed(leg, now)
+            conference.offer_applied(leg, event.sends, now)
         self._out.count(Counter.NEGOTIATIONS, "answered")
         if pending.via is Via.CHANNEL:
             self._out.put(ChannelAnswer(leg.id, event.answer, leg.taken_along()))
@@ -111,7 +111,6 @@ class Dialogue:
             self._grades.refuse(leg.envelope, REASON_REFUSED, "bad_sdp")
             return
         if event.description_type == "answer":
-            self._out.put(DropOffer(leg.id))
             leg.offers.answer_failed(now)
             leg.poll_offers(now)
         if not leg.complain("bad_sdp", event.message, "m.call.negotiate", now):

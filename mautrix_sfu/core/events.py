@@ -330,6 +330,7 @@ class OfferApplied:
     leg: LegId
     answer: str
     receives: tuple[ReceivedTrack, ...]  # everything the peer publishes now
+    sends: Mapping[Slot, Mid]  # the slots that the peer receives, and where
 
 
 @dataclass(frozen=True, slots=True)

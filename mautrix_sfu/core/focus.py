@@ -333,7 +333,10 @@ class Focus:
                 if conference is not None:
                     conference.refresh(leg, now)
             case Timer.OFFER:
-                leg.poll_offers(now)
+                if leg.trunk and leg.offers.lost(now):
+                    self._grades.end(leg, "signalling_timeout", now)  # dialled again, both begin anew
+                else:
+                    leg.poll_offers(now)
             case Timer.WANTS:
                 if (conference := self._books.conference_of(leg)) is not None:
                     conference.ask(leg)

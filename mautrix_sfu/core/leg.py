@@ -13,7 +13,6 @@ from .commands import (
     ChannelOffer,
     ChannelPing,
     Counter,
-    DropOffer,
     Level,
     SendAnswer,
     TrunkTrack,
@@ -239,7 +238,7 @@ class Leg:
     # ------------------------------------------------------------ offers
 
     def poll_offers(self, now: float) -> None:
-        """Offer, repeat or drop an offer as it is time."""
+        """Offer, or repeat an offer, as it is time."""
         if self.state is not State.OPEN:
             return
         wanted = self.subscriptions.sends(simulcast=self.trunk)
@@ -249,9 +248,8 @@ class Leg:
             case Action.REPEAT:
                 self._out.count(Counter.NEGOTIATIONS, "repeated")
                 self._out.put(ChannelOffer(self.id, wanted, self.taken_along(), again=True))
-            case Action.DROP:
+            case Action.TIMED_OUT:
                 self._out.count(Counter.NEGOTIATIONS, "timed_out")
-                self._out.put(DropOffer(self.id))
             case Action.NOTHING:
                 pass
         deadline = self.offers.deadline(wanted)
@@ -278,8 +276,10 @@ class Leg:
             mid = event.sends.get(grant.slot)
             if mid is not None:
                 if grant.mid != mid:
-                    grant.mid = mid
+                    grant.mid, grant.on_hold = mid, False
                     started.append(grant)
+            elif grant.on_hold:
+                continue  # the answer only confirms what the peer's own offer said
             elif grant.mid is not None or self.offers.was_offered(grant.slot):
                 self._out.count(Counter.NEGOTIATIONS, "line_refused")
                 self.subscriptions.forget(key)

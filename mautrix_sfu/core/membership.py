@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from enum import Enum
-from itertools import islice
+from itertools import islice, zip_longest
 
 from .events import CallChanged, CallDevice, CallMemberChanged, Membership, MembershipChanged, RoomFact
 from .ids import ConfId, Device, DeviceId, EventId, RoomId, SessionId, UserId
@@ -98,8 +98,9 @@ class _CallMember:
 _Key = tuple[type[RoomFact], bool, str]  # which state event: its kind, which name of its type, its state key
 
 
-MAX_FOCI = 16  # of a conference; the longest listed count (docs/protocol.md, section 6)
+MAX_FOCI = 16  # of a conference; users have shares, in which the longest listed count (docs/protocol.md, section 6)
 
+_At = tuple[float, float | None, float | None]  # a time, and the freeze then
 _Listing = dict[Device, dict[Device, float]]  # focus → the devices that list it as active, each with its deadline
 
 
@@ -120,6 +121,7 @@ class Room:
         self._joined: Counter[str] = Counter()  # joined members by homeserver, without the focus itself
         self._own_seen = False  # a joined member of the own homeserver was known at some time
         self._listings: dict[ConfId, _Listing] = {}  # the longest listed focus first
+        self._counted: dict[ConfId, tuple[_At, tuple[Device, ...]]] = {}  # the set as it was then
         self._touched: set[_Key] = set()  # changed by pushes while a snapshot was on its way
 
     # ------------------------------------------------------------ facts in
@@ -130,6 +132,7 @@ class Room:
         held = self._ids.get(key)
         if held == fact.event_id:
             return False
+        self._counted.clear()
         gap = held is not None and fact.replaces != held
         if len(self._ids) < MAX_STATE_EVENTS or key in self._ids:
             self._ids[key] = fact.event_id
@@ -162,6 +165,7 @@ class Room:
         Only what redacts its sender's own member event is believed: whether anything else was
         applied depends on power levels, and only a snapshot tells.
         """
+        self._counted.clear()
         own = self._call_members.get(sender)
         if own is not None and own.event_id == event_id:
             self._set_call_member(sender, _CallMember(event_id, own.received_ms))
@@ -172,6 +176,7 @@ class Room:
 
     def replace(self, facts: tuple[RoomFact, ...], now: float) -> bool:
         """Take a snapshot for what was known; True if pushes overtook it, so that another one is due."""
+        self._counted.clear()
         overtaken, ids = self._touched, self._ids
         calls, members, call_members = self._calls, self._members, self._call_members
         listed, self._listings = self._listings, {}
@@ -291,21 +296,34 @@ class Room:
         return member.received_ms
 
     def foci(self, conf_id: ConfId, now: float) -> tuple[Device, ...]:
-        """The active foci of a call's unexpired devices whose users are joined, the longest listed first.
+        """The active foci of a call's unexpired devices whose users are joined, at most MAX_FOCI.
 
+        If there are more, users take turns, and each one's longest listed come first: nobody keeps others' foci out.
         A device that is itself in the call is a participant, whoever calls it a focus: else any member
         could turn another's call into a trunk.
         """
+        at = (now, self.freeze.lost_at, self.freeze.thawed_at)
+        known = self._counted.get(conf_id)
+        if known is None or known[0] != at:
+            known = self._counted[conf_id] = at, self._foci(conf_id, now)
+        return known[1]
+
+    def _foci(self, conf_id: ConfId, now: float) -> tuple[Device, ...]:
         call = self._calls.get(conf_id)
         if call is not None and call.terminated:
             return ()
-        current = (
-            focus
-            for focus, devices in self._listings.get(conf_id, {}).items()
-            if self.entry(conf_id, focus) is None
-            and any(self._counts(device, until, now) for device, until in devices.items())
-        )
-        return tuple(islice(current, MAX_FOCI))
+        by_user: dict[UserId, list[Device]] = {}
+        current: list[Device] = []
+        for focus, devices in self._listings.get(conf_id, {}).items():
+            users = {device.user_id for device, until in devices.items() if self._counts(device, until, now)}
+            if users and self.entry(conf_id, focus) is None:
+                current.append(focus)
+                for user in sorted(users):
+                    by_user.setdefault(user, []).append(focus)
+        if len(current) <= MAX_FOCI:
+            return tuple(current)
+        turns = (focus for turn in zip_longest(*by_user.values()) for focus in turn if focus is not None)
+        return tuple(islice(dict.fromkeys(turns), MAX_FOCI))
 
     def lists_focus(self, conf_id: ConfId, device: Device, focus: Device, now: float) -> bool:
         """Whether a device of a joined user names a focus as active in this call."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .commands import SendTrack
 from .events import Size, Wanted
-from .ids import Mid, Slot, StreamId, TrackId, TrackKey
+from .ids import LegId, Mid, Slot, StreamId, TrackId, TrackKey
 from .names import Names
 from .tracks import PublishedTrack
 
@@ -22,7 +22,8 @@ class Grant:
 
     slot: Slot
     track: PublishedTrack
-    mid: Mid | None = None  # None: not agreed yet
+    mid: Mid | None = None  # None: not agreed yet, or on hold
+    on_hold: bool = False  # agreed once, but the peer's last offer does not receive it
 
 
 class Subscriptions:
@@ -88,6 +89,28 @@ class Subscriptions:
                 if moves:
                     moved.append(grant)
         return ended, moved
+
+    def source_ended(self, leg: LegId, mids: set[Mid]) -> None:
+        """Nothing flows from these m-lines of a leg any more: what is sent from them must be started anew."""
+        for grant in self.granted.values():
+            if grant.track.leg == leg and grant.track.mid in mids:
+                grant.track = replace(grant.track, mid=None)
+
+    def receives(self, sends: Mapping[Slot, Mid]) -> tuple[list[Mid], list[Grant]]:
+        """Take the m-lines that the peer receives on by its own offer.
+
+        Returns the m-lines that it put on hold, and what it takes up again.
+        """
+        held: list[Mid] = []
+        resumed: list[Grant] = []
+        for grant in self.granted.values():
+            if grant.mid is not None and grant.slot not in sends:
+                held.append(grant.mid)
+                grant.mid, grant.on_hold = None, True
+            elif grant.on_hold and grant.slot in sends:
+                grant.mid, grant.on_hold = sends[grant.slot], False
+                resumed.append(grant)
+        return held, resumed
 
     def revoke(self) -> list[Grant]:
         """Send nothing any more; what is desired is kept."""

@@ -54,9 +54,11 @@ class Publications:
         self._described: frozenset[TrackId] = frozenset()  # of the received tracks, those that ever were
         self.streams: Mapping[StreamId, PublishedStream] = {}
         self.tracks: Mapping[TrackKey, PublishedTrack] = {}
+        self.ended: set[Mid] = set()  # m-lines that stopped since it was last read, whatever came on them again
 
     def set_received(self, received: tuple[ReceivedTrack, ...], now: float = 0.0) -> bool:
         """Take what the peer's newest description publishes; True if that changes anything."""
+        self.ended |= _ended(self._received, received)
         self._received = received
         return self._derive()
 
@@ -123,10 +125,12 @@ class RemotePublications:
         self._held: dict[StreamId, float] = {}  # since when a stream is not believed
         self.streams: Mapping[StreamId, PublishedStream] = {}
         self.tracks: Mapping[TrackKey, PublishedTrack] = {}
+        self.ended: set[Mid] = set()  # m-lines that stopped since it was last read, whatever came on them again
         self.dropped = 0  # streams given up since it was last read
 
     def set_received(self, received: tuple[ReceivedTrack, ...], now: float) -> bool:
         """Take what the peer's newest description sends; True if that changes anything."""
+        self.ended |= _ended(self._received, received)
         self._received = received
         return self.check(now)
 
@@ -183,3 +187,7 @@ class RemotePublications:
         if 0 < since <= now - HELD_BACK:
             self._held[stream_id] = 0.0  # given up, and counted once
             self.dropped += 1
+
+
+def _ended(before: tuple[ReceivedTrack, ...], now: tuple[ReceivedTrack, ...]) -> set[Mid]:
+    return {track.mid for track in before} - {track.mid for track in now}

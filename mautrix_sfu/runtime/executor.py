@@ -96,7 +96,7 @@ class Executor:
                 connection = self._connections.get(command.leg)
                 if connection is not None:
                     self._feed(ev.InviteMade(command.leg, connection.negotiation.make_invite()))
-            case cmd.ApplyOffer() | cmd.ApplyAnswer() | cmd.DropOffer():
+            case cmd.ApplyOffer() | cmd.ApplyAnswer():
                 self._do_description(command)
             case cmd.SendInvite() | cmd.SendAnswer() | cmd.SendReject() | cmd.SendHangup() | cmd.SendNegotiate():
                 self._do_to_device(command)
@@ -178,7 +178,7 @@ class Executor:
             if self._group_size[conference] <= 0:
                 del self._group_size[conference], self._groups[conference]
 
-    def _do_description(self, command: cmd.ApplyOffer | cmd.ApplyAnswer | cmd.DropOffer) -> None:
+    def _do_description(self, command: cmd.ApplyOffer | cmd.ApplyAnswer) -> None:
         connection = self._connections.get(command.leg)
         if connection is None:
             return
@@ -187,12 +187,10 @@ class Executor:
         try:
             match command:
                 case cmd.ApplyOffer():
-                    result = ev.OfferApplied(command.leg, *negotiation.accept_offer(command.sdp))
+                    answer, receives = negotiation.accept_offer(command.sdp)
+                    result = ev.OfferApplied(command.leg, answer, receives, negotiation.agreed)
                 case cmd.ApplyAnswer():
                     result = ev.AnswerApplied(command.leg, *negotiation.accept_answer(command.sdp))
-                case cmd.DropOffer():
-                    negotiation.drop_offer()
-                    return
                 case _:
                     assert_never(command)
         except SdpError as error:

@@ -25,8 +25,8 @@ from ..core.events import (
     TrackSubscription,
     Wanted,
 )
-from ..core.ids import Device, DeviceId, LegId, StreamId, TrackId, UserId
-from .fields import Json, MalformedError, items, metadata, obj, pixels, text
+from ..core.ids import Device, DeviceId, LegId, UserId
+from .fields import Json, MalformedError, items, metadata, obj, pixels, stream_and_track, text
 from .to_device import description_of, metadata_json, metadata_of
 
 MAX_MESSAGE = 262144  # bytes: what WebRTC implementations send in one message (a=max-message-size)
@@ -84,8 +84,7 @@ def _decode(leg: LegId, event_type: str, content: Json) -> ChannelMessage:
 def _wanted(content: Json, key: str) -> tuple[Wanted, ...]:
     return tuple(
         Wanted(
-            StreamId(text(item, "stream_id")),
-            TrackId(text(item, "track_id")),
+            *stream_and_track(item),
             pixels(item, "width"),
             pixels(item, "height"),
             tuple((pixels(size, "width"), pixels(size, "height")) for size in items(item, "layers", MAX_LAYERS)),

@@ -7,8 +7,9 @@ from typing import Any
 
 from ..core.events import Metadata, StreamMetadata, TrackMetadata
 from ..core.ids import Device, DeviceId, Kind, StreamId, TrackId, UserId
+from .sdp_parser import MAX_ID_LENGTH, is_id
 
-MAX_ID = 255  # characters of any id (the length of a Matrix identifier)
+MAX_ID = 255  # characters of any id but a stream's or track's (the length of a Matrix identifier)
 MAX_STREAMS = 64  # in one message's metadata
 MAX_TRACKS = 16  # in one stream's metadata
 MAX_PIXELS = 16384  # of a width or height
@@ -87,7 +88,7 @@ def metadata(value: object) -> Metadata:
         raise MalformedError("missing_field", "sdp_stream_metadata is not an object")
     if len(value) > MAX_STREAMS:
         raise MalformedError("too_large", f"sdp_stream_metadata has more than {MAX_STREAMS} streams")
-    return {StreamId(_id(key)): _stream(stream) for key, stream in value.items()}
+    return {StreamId(_msid_id(key, "a stream id")): _stream(stream) for key, stream in value.items()}
 
 
 def _stream(value: object) -> StreamMetadata:
@@ -103,7 +104,7 @@ def _stream(value: object) -> StreamMetadata:
         purpose if purpose in PURPOSES else PURPOSES[0],
         value.get("audio_muted") is True,
         value.get("video_muted") is True,
-        {TrackId(_id(key)): _track(track) for key, track in tracks.items()},
+        {TrackId(_msid_id(key, "a track id")): _track(track) for key, track in tracks.items()},
         _owner(value),
     )
 
@@ -122,7 +123,14 @@ def _track(value: object) -> TrackMetadata:
     )
 
 
-def _id(value: object) -> str:
-    if not isinstance(value, str) or not value or len(value) > MAX_ID:
-        raise MalformedError("too_large", f"an id is empty or longer than {MAX_ID}")
+def stream_and_track(content: Json) -> tuple[StreamId, TrackId]:
+    """The required `stream_id` and `track_id`."""
+    stream_id, track_id = text(content, "stream_id"), text(content, "track_id")
+    return StreamId(_msid_id(stream_id, "stream_id")), TrackId(_msid_id(track_id, "track_id"))
+
+
+def _msid_id(value: object, name: str) -> str:
+    """A stream or track id: the same rule as in SDP, or what metadata names could never be sent or found there."""
+    if not isinstance(value, str) or not is_id(value):
+        raise MalformedError("bad_id", f"{name} is not 1 to {MAX_ID_LENGTH} visible ASCII characters")
     return value

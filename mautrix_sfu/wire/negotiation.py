@@ -100,6 +100,15 @@ class Negotiation:
             session.profile.payloads(), dict(session.profile.extensions), tuple(line for line in lines if line)
         )
 
+    @property
+    def agreed(self) -> dict[Slot, Mid]:
+        """The slots that the peer receives now, and where."""
+        return {
+            line.sending.track.slot: Mid(line.mid)
+            for line in self._session.lines
+            if line.live and line.sending is not None and line.sending.accepted
+        }
+
     # ------------------------------------------------------------ the peer's offers
 
     def accept_offer(self, sdp: str) -> tuple[str, tuple[ReceivedTrack, ...]]:
@@ -177,10 +186,6 @@ class Negotiation:
         """The own offer in flight, to send again."""
         return None if self._offer is None else self._offer.sdp
 
-    def drop_offer(self) -> None:
-        """Forget the own offer in flight."""
-        self._offer = None
-
     def accept_answer(self, sdp: str) -> tuple[tuple[ReceivedTrack, ...], dict[Slot, Mid]]:
         """Take the peer's answer to the offer in flight: all that it publishes, and the slots that it receives.
 
@@ -201,12 +206,7 @@ class Negotiation:
         _check(lines)
         self._session = replace(offered, remote=remote, lines=tuple(lines))
         self._offer = None
-        sends = {
-            line.sending.track.slot: Mid(line.mid)
-            for line in lines
-            if line.sending is not None and line.sending.accepted
-        }
-        return received(lines), sends
+        return received(lines), self.agreed
 
     # ------------------------------------------------------------ helpers
 

@@ -236,7 +236,7 @@ def _read_extmap(section: _Section, value: str) -> None:
 
 
 def is_id(text: str) -> bool:
-    """Can this be a stream or track id in an msid."""
+    """Can this be a stream or track id in an msid: more than RFC 8830 allows, and nothing that could end a line."""
     return len(text) <= MAX_ID_LENGTH and _ID.fullmatch(text) is not None
 
 
@@ -251,7 +251,7 @@ def _msid(value: str) -> Msid | None:
 def _read_msid(section: _Section, value: str) -> None:
     msid = _msid(value)
     if msid is None and " " in value.strip():  # without a track id (RFC 8830, section 2) it names nothing
-        raise SdpError(f"{section.where}: malformed a=msid")
+        raise SdpError(f"{section.where}: an id in a=msid is not 1 to {MAX_ID_LENGTH} visible ASCII characters")
     if msid is not None:
         section.msids[msid] = None
 

@@ -116,7 +116,7 @@ class Script:
                     agreed = {slot: mid for slot, mid in sends.items() if slot not in self.refused_slots}
                     published = self.publishes.get(self.peers[command.leg], ())
                     queue += self.focus.handle(ev.AnswerApplied(command.leg, published, agreed), self.now)
-                case cmd.ChannelOffer():
+                case cmd.ChannelOffer() if not command.again:
                     self._place(command)
                 case _:
                     pass
@@ -127,7 +127,10 @@ class Script:
     def _offer_result(self, command: cmd.ApplyOffer) -> ev.Event:
         if command.sdp in self.bad_sdp:
             return ev.DescriptionFailed(command.leg, "offer", "not an SDP")
-        return ev.OfferApplied(command.leg, f"answer to {command.sdp}", self.publishes.get(self.peers[command.leg], ()))
+        published = self.publishes.get(self.peers[command.leg], ())
+        sends = self.slots.get(command.leg, {})
+        receives = {slot: mid for slot, mid in sends.items() if slot not in self.refused_slots}
+        return ev.OfferApplied(command.leg, f"answer to {command.sdp}", published, receives)
 
     def _place(self, offer: cmd.ChannelOffer) -> None:
         lines = self.slots.setdefault(offer.leg, {})

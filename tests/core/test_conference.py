@@ -224,6 +224,21 @@ def test_the_size_that_a_publisher_states_reaches_the_media_core() -> None:
     assert [(c.mid, c.width, c.height) for c in described] == [("1", 1280, 720)]
 
 
+def test_a_track_that_stops_and_comes_back_on_its_line_at_once_is_forwarded_and_described_anew() -> None:
+    script, alice, bob = pair()
+    script.subscribe(alice, ("b", "b-v"))
+    script.answer(alice)
+    published = script.publishes[BOB]
+    script.publishes[BOB] = published[:1]
+    done = script.offer(bob, metadata=camera("b", "b-a"))
+    script.publishes[BOB] = published
+    done += script.offer(bob, metadata=camera("b", "b-a", "b-v"))
+    assert [told.mid for told in of(done, cmd.DescribeTrack)] == ["1"]
+    done += script.wait(0.2)  # before this nobody was told of anything
+    assert not of(done, cmd.ChannelOffer)
+    assert [(flow.source, flow.source_mid) for flow in of(done, cmd.Forward)] == [(bob, "1")]
+
+
 def test_a_held_leg_sees_and_shows_nothing_and_its_subscriptions_wait() -> None:
     script, alice, bob = pair()
     script.subscribe(alice, ("b", "b-v"))

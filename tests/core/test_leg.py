@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mautrix_sfu.core import commands as cmd
 from mautrix_sfu.core import events as ev
-from mautrix_sfu.core.ids import ConfId, LegId, SessionId
+from mautrix_sfu.core.ids import ConfId, LegId, SessionId, Slot
 
 from .script import ALICE, BOB, CONF, Script, camera, of, one
 
@@ -145,23 +145,50 @@ def test_one_offer_is_in_flight_and_what_is_asked_meanwhile_goes_into_the_next()
     assert {s.track_id for s in one(script.wait(0.3), cmd.ChannelOffer).sends} == {"b-v", "b-a"}
 
 
-def test_an_unanswered_offer_is_repeated_then_forgotten_and_made_again_much_later() -> None:
+def test_an_unanswered_offer_is_repeated_ever_more_rarely_and_no_other_takes_its_place() -> None:
     script, alice, bob = pair()
     script.subscribe(alice, ("b", "b-v"))
-    done: list[cmd.Command] = []
-    for _ in range(10):
-        done += script.wait(1)
-        script.say(ev.Pong(alice))
-    repeats = of(done, cmd.ChannelOffer)
-    assert len(repeats) == 4
-    assert all(offer.again for offer in repeats)
-    assert len(of(done, cmd.DropOffer)) == 1
-    fresh: list[cmd.Command] = []
-    for _ in range(21):
-        fresh += script.wait(1)
-        script.say(ev.Pong(alice))
-        script.say(ev.Pong(bob))
-    assert [offer.again for offer in of(fresh, cmd.ChannelOffer)] == [False]
+
+    def wait(seconds: int) -> list[cmd.ChannelOffer]:
+        done: list[cmd.Command] = []
+        for _ in range(seconds):
+            done += script.wait(1)
+            done += [*script.say(ev.Pong(alice)), *script.say(ev.Pong(bob))]
+        return of(done, cmd.ChannelOffer)
+
+    assert [offer.again for offer in wait(10)] == [True] * 4
+    script.subscribe(alice, ("b", "b-a"))
+    assert [offer.again for offer in wait(100)] == [True] * 5
+    assert script.counts["negotiations", "timed_out"] == 1
+    assert [forward.mid for forward in of(script.answer(alice), cmd.Forward)] == ["s0"], "an answer is never too late"
+    (fresh,) = wait(1)
+    assert not fresh.again
+    assert {send.track_id for send in fresh.sends} == {"b-v", "b-a"}
+
+
+def test_an_answer_that_cannot_be_used_leaves_the_offer_standing() -> None:
+    script, alice, _ = pair()
+    script.subscribe(alice, ("b", "b-v"))
+    script.say(ev.DescriptionFailed(alice, "answer", "nonsense"))
+    assert not of(script.wait(19), cmd.ChannelOffer)
+    assert one(script.wait(2), cmd.ChannelOffer).again
+    assert of(script.answer(alice), cmd.Forward)
+
+
+def test_a_line_on_which_the_clients_own_offer_does_not_receive_is_on_hold() -> None:
+    script, alice, _ = pair()
+    script.subscribe(alice, ("b", "b-v"), ("b", "b-a"))
+    script.answer(alice)
+    video = Slot(2)
+    mid = script.slots[alice].pop(video)
+    assert [stop.mid for stop in of(script.offer(alice), cmd.StopForward)] == [mid]
+    script.subscribe(alice, ("b", "b-v", 320, 180))
+    done = script.wait(1)
+    assert not of(done, cmd.ChannelOffer), "it is agreed as it is"
+    assert not of(done, cmd.Forward)
+    script.slots[alice][video] = mid
+    (resumed,) = of(script.offer(alice), cmd.Forward)
+    assert (resumed.mid, resumed.width) == (mid, 320)
 
 
 def test_in_glare_the_focus_answers_and_offers_again_afterwards() -> None:

@@ -210,6 +210,26 @@ def test_an_answer_has_all_fields_that_the_deployed_client_demands() -> None:
     assert metadata["tracks"] == {"t": {"kind": "video", "width": 1280, "height": 720}}
 
 
+@pytest.mark.parametrize("bad", ["x" * 129, "a b", "x\r\na=evil:1", "ü", ""])
+def test_a_stream_or_track_id_that_no_msid_can_have_is_refused_wherever_it_comes(bad: str) -> None:
+    def code(event_type: str, **content: Any) -> str:
+        event = channel.decode(LEG, json.dumps({"type": event_type, "content": content}))
+        assert isinstance(event, ev.BadMessage), event
+        return event.code
+
+    fine = "x" * 128
+    for stream, track in ((bad, fine), (fine, bad)):
+        metadata = {stream: {"purpose": "m.usermedia", "tracks": {track: {"kind": "audio"}}}}
+        assert code("m.call.sdp_stream_metadata_changed", sdp_stream_metadata=metadata) == "bad_id"
+        wanted = [{"stream_id": stream, "track_id": track}]
+        assert code("m.call.track_subscription", subscribe=wanted) == ("bad_id" if bad else "missing_field")
+    metadata = {fine: {"purpose": "m.usermedia", "tracks": {fine: {"kind": "audio"}}}}
+    event = channel.decode(
+        LEG, json.dumps({"type": "m.call.sdp_stream_metadata_changed", "content": {"sdp_stream_metadata": metadata}})
+    )
+    assert isinstance(event, ev.MetadataChanged)
+
+
 def test_an_answer_that_would_be_too_large_goes_without_its_metadata() -> None:
     _, content = to_device.encode(cmd.SendAnswer(LEG, address(), "x" * 20_000, advertised(300)), FOCUS)
     assert "org.matrix.msc3077.sdp_stream_metadata" not in content

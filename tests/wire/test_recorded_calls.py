@@ -45,7 +45,7 @@ class Playback(Script):
         negotiation = self.negotiations.setdefault(command.leg, Negotiation(LOCAL))
         answer, published = negotiation.accept_offer(command.sdp)
         self.publishes[self.peers[command.leg]] = published
-        return ev.OfferApplied(command.leg, answer, published)
+        return ev.OfferApplied(command.leg, answer, published, negotiation.agreed)
 
     def leg_of(self, client: str) -> LegId | None:
         legs = [v for v in self.focus.view(self.now).legs if v.peer.user_id == f"@{client}:localhost"]
