@@ -51,6 +51,7 @@ class Matrix:
         self._pinger = Pinger(homeserver, settings.appservice_id, self._listener, sink.on_caught_up)
         restore_device = functools.partial(make_device, homeserver)
         self._inbox = Inbox(homeserver, self._health, sink.on_to_device, restore_device, count, position)
+        self._listener.kept = sink.kept
         self._listener.on_lag = self._health.pushed
         self._listener.on_room_for_more = self._pinger.want
         self._inbox.on_back = self._pinger.want

@@ -61,6 +61,9 @@ class MatrixSink(Protocol):
     def on_room_event(self, event: RawEvent) -> None:
         """Take a call event, or a membership or redaction in a wanted room; in the order of receipt, once each."""
 
+    async def kept(self) -> bool:
+        """Wait until what the room events so far changed is on disk; False if that failed."""
+
     def on_bot_event(self, event: RawEvent) -> None:
         """Take the bot's own `m.room.member`, or a message of somebody who may command it."""
 

@@ -1,4 +1,4 @@
-"""The listener for the homeserver's transactions: taken in raw, filtered, answered at once, worked off in order."""
+"""The listener for the homeserver's transactions: taken in raw, filtered, worked off in order, answered when kept."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import hmac
 import json
 import logging
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from aiohttp import web
@@ -30,6 +30,10 @@ ROOM_STATE_TYPES = (*CALL_TYPES, "m.room.member")
 Interest = Callable[[RawEvent], bool]
 
 
+async def _at_once() -> bool:
+    return True
+
+
 def always(_event: RawEvent) -> bool:
     """The interest in an event whose type says enough."""
     return True
@@ -40,6 +44,9 @@ class Listener(AppServiceServerMixin):
 
     Transaction ids are not looked at: Synapse starts again at 1 when it restarts. What repeats is known by its event
     id, which also holds when two deliveries of one transaction overlap.
+
+    A transaction with events that concern us is answered when they are on disk: what was answered does not come again,
+    and a focus that may not read a room would not know after a crash who was kicked from it.
     """
 
     def __init__(
@@ -53,12 +60,13 @@ class Listener(AppServiceServerMixin):
         super().__init__(log=logging.getLogger(f"{__name__}.http"), hs_token=hs_token)
         self.on_lag: Callable[[float], None] = lambda _seconds: None  # age of a transaction's newest local event
         self.on_room_for_more: Callable[[], None] = lambda: None  # worked off after a 503: the homeserver may go on
+        self.kept: Callable[[], Awaitable[bool]] = _at_once  # what was handed up is on disk
         self._token = hs_token.encode()
         self._interests = interests
         self._handle_event = handle
         self._count = count
         self._suffix = f":{server_name}"
-        self._queue: deque[RawEvent] = deque()
+        self._queue: deque[RawEvent | asyncio.Future[None]] = deque()  # a future: who waits for what is before it
         self._arrived = asyncio.Event()
         self._seen: OrderedDict[str, None] = OrderedDict()
         self._refused = False
@@ -84,6 +92,9 @@ class Listener(AppServiceServerMixin):
 
     async def stop(self) -> None:
         """Stop listening; what is queued stays unhandled, and comes up again by a snapshot or not at all."""
+        for waiting in self._queue:
+            if isinstance(waiting, asyncio.Future):
+                waiting.cancel()
         if self._runner is not None:
             await self._runner.cleanup()
 
@@ -113,7 +124,8 @@ class Listener(AppServiceServerMixin):
         if not isinstance(events, list):
             return self._unreadable(400, "M_BAD_JSON", "no list of events")
         self._count(Counted.TRANSACTIONS, 1)
-        self.take(events)
+        if self.take(events) and not await self._worked_off():
+            return _answer(503, "M_UNKNOWN", "the focus stops")
         return web.json_response({})
 
     def _unreadable(self, status: int, errcode: str, error: str) -> web.Response:
@@ -124,9 +136,10 @@ class Listener(AppServiceServerMixin):
 
     # ------------------------------------------------------------ the queue
 
-    def take(self, events: list[Any]) -> None:
-        """Queue what concerns calls or the bot. Anything else costs a dictionary look-up."""
+    def take(self, events: list[Any]) -> bool:
+        """Queue what concerns calls or the bot; False if nothing did. Anything else costs a dictionary look-up."""
         interests = self._interests
+        before = len(self._queue)
         for event in events:
             try:
                 interest = interests.get(event["type"])
@@ -145,6 +158,14 @@ class Listener(AppServiceServerMixin):
         self.last_age = self._newest_age(events)
         if self.last_age is not None:
             self.on_lag(self.last_age)
+        return len(self._queue) > before
+
+    async def _worked_off(self) -> bool:
+        """Wait until all that is queued now was handed up and is on disk; False if that will not be."""
+        done = asyncio.get_running_loop().create_future()
+        self._queue.append(done)
+        await asyncio.wait([done])
+        return not done.cancelled() and await self.kept()
 
     @property
     def idle(self) -> bool:
@@ -156,7 +177,11 @@ class Listener(AppServiceServerMixin):
         while True:
             await self._arrived.wait()
             for _ in range(min(SLICE, len(self._queue))):
-                self._hand_up(self._queue.popleft())
+                event = self._queue.popleft()
+                if not isinstance(event, asyncio.Future):
+                    self._hand_up(event)
+                elif not event.done():
+                    event.set_result(None)
             if not self._queue:
                 self._arrived.clear()
                 if self._refused:

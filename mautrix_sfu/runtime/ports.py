@@ -108,6 +108,9 @@ class RtcPort(Protocol):
 class StorePort(Protocol):
     """The store."""
 
+    async def flush(self) -> bool:
+        """Wait until everything asked for so far is on disk; False if that failed."""
+
     def set_position(self, position: str) -> None:
         """Keep how far to-device messages were read."""
 

@@ -154,6 +154,10 @@ class Runtime:
             kept = room_events.worth_storing(event)
             self._store.put_fact(fact.room_id, kept["type"], kept["state_key"], kept, now_ms)
 
+    async def kept(self) -> bool:
+        """Wait until what came of the room events so far is on disk; False if that failed."""
+        return self._store is None or await self._store.flush()
+
     def _store_redaction(self, redaction: ev.Redacted) -> None:
         """Let a member event that its own sender redacted say nothing after a restart either."""
         if self._store is None or not self._focus.redacted(redaction):

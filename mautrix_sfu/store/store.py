@@ -191,14 +191,15 @@ class Store:
         """Keep that a room wants to be told nothing any more."""
         self._write(sql.DELETE_NOTIFY_ROOM, {"room": room_id})
 
-    async def flush(self) -> None:
-        """Wait until everything asked for so far is on disk, or the store has failed."""
+    async def flush(self) -> bool:
+        """Wait until everything asked for so far is on disk; False if the store has failed."""
         if self.failure is None and self._task is not None and not self._task.done():
             written = asyncio.get_running_loop().create_future()
             self._waiting.append(written)
             self._wake.set()
             await asyncio.wait([written])
             written.exception()
+        return self.failure is None
 
     async def close(self) -> None:
         """Write what is pending and let go of the database."""

@@ -39,6 +39,9 @@ class Sink:
             raise RuntimeError("a fault above the edge")
         self.events.append(event)
 
+    async def kept(self) -> bool:
+        return True
+
     def on_bot_event(self, event: RawEvent) -> None:
         self.bot_events.append(event)
 

@@ -103,10 +103,13 @@ async def test_a_full_queue_puts_transactions_off_until_there_is_room(monkeypatc
                 async with session.put(url, json=body) as response:
                     return response.status
 
-            assert await put(1, 2, 3) == 200
+            first = asyncio.ensure_future(put(1, 2, 3))
+            while listener.idle:
+                await asyncio.sleep(0.01)
             assert await put(4) == 503
             worker = asyncio.create_task(listener.work())
             await asyncio.wait_for(room_for_more.wait(), 5)
+            assert await first == 200
             assert await put(4) == 200
             while len(handed_up) < 4:
                 await asyncio.sleep(0.01)

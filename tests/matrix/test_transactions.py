@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 
 import aiohttp
 import pytest
@@ -12,7 +15,7 @@ import pytest
 from mautrix_sfu.matrix import Counted, RawEvent, transactions
 from mautrix_sfu.matrix.transactions import Listener, always
 from tests.matrix.conftest import StartFocus
-from tests.support.synapse import Synapse
+from tests.support.synapse import Synapse, free_port
 
 MEMBER = "org.matrix.msc3401.call.member"
 CALL = "org.matrix.msc3401.call"
@@ -161,10 +164,78 @@ async def test_a_repeated_event_is_dropped_and_a_reused_transaction_id_is_not(co
     first, second = event | {"event_id": "$1"}, event | {"event_id": "$2"}
     under_test.take([first])
     under_test.take([first, second])
-    while not under_test.idle:
-        under_test._hand_up(under_test._queue.popleft())
+    async with working(under_test):
+        while not under_test.idle:
+            await asyncio.sleep(0)
     assert handed_up == [first, second]
     assert counted[Counted.EVENTS_REPEATED] == 1
+
+
+async def test_a_transaction_is_answered_when_its_events_are_kept_and_at_once_without_any(
+    counted: Counter[Counted],
+) -> None:
+    handed_up: list[RawEvent] = []
+    under_test = listener(handed_up, counted)
+    keeping, kept = asyncio.Event(), asyncio.Event()
+
+    async def keep() -> bool:
+        assert handed_up, "nothing to wait for yet"
+        keeping.set()
+        await kept.wait()
+        return len(handed_up) < 2
+
+    under_test.kept = keep
+    event = {"type": CALL, "event_id": "$1", "room_id": "!r:x", "sender": "@a:x", "content": {}}
+    async with serving(under_test) as put:
+        assert await put(event | {"type": "m.room.message"}) == 200
+        async with working(under_test):
+            answer = asyncio.ensure_future(put(event))
+            await keeping.wait()
+            await asyncio.sleep(0.05)
+            assert not answer.done()
+            kept.set()
+            assert await answer == 200
+            assert await put(event | {"event_id": "$2"}) == 503, "what is not kept has to come again"
+
+
+async def test_a_focus_that_stops_answers_no_transaction_that_it_did_not_work_off(counted: Counter[Counted]) -> None:
+    under_test = listener([], counted)
+    event = {"type": CALL, "event_id": "$1", "room_id": "!r:x", "sender": "@a:x", "content": {}}
+    async with serving(under_test) as put:
+        answer = asyncio.ensure_future(put(event))
+        while under_test.idle:
+            await asyncio.sleep(0.01)
+        began = time.monotonic()
+        await under_test.stop()
+        assert await answer == 503
+        assert time.monotonic() - began < 1
+
+
+@asynccontextmanager
+async def working(under_test: Listener) -> AsyncIterator[None]:
+    """Let it work its queue off."""
+    work = asyncio.ensure_future(under_test.work())
+    try:
+        yield
+    finally:
+        work.cancel()
+        await asyncio.wait([work])
+
+
+@asynccontextmanager
+async def serving(under_test: Listener) -> AsyncIterator[Callable[[RawEvent], Awaitable[int]]]:
+    """Let it listen; gives what sends it a transaction of one event and returns the status."""
+    port = free_port()
+    await under_test.start("127.0.0.1", port)
+    url = f"http://127.0.0.1:{port}/_matrix/app/v1/transactions/1"
+    async with aiohttp.ClientSession(headers={"Authorization": "Bearer secret"}) as session:
+
+        async def put(event: RawEvent) -> int:
+            async with session.put(url, json={"events": [event]}) as response:
+                return response.status
+
+        yield put
+    await under_test.stop()
 
 
 async def test_an_event_that_concerns_no_call_costs_a_fraction_of_its_parsing(counted: Counter[Counted]) -> None:

@@ -95,6 +95,9 @@ class Edges:
         self.done.append(("close", leg))
 
     # store
+    async def flush(self) -> bool:
+        return True
+
     def set_position(self, position: str) -> None:
         self.done.append(("position", position))
 
