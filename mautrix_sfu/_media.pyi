@@ -39,6 +39,7 @@ class MediaCore:
     ) -> None: ...  # dials an ICE-lite peer for a leg that was added, over a socket of its own until remove_leg
     def set_credentials(self, leg: int, ufrag: str, pwd: str) -> None: ...  # ICE restart: the old hold until then
     def set_group(self, leg: int, group: int) -> None: ...  # legs of different groups never see each other's packets
+    def set_bitrate(self, leg: int, bits_per_second: int | None) -> None: ...  # RTP beyond it is dropped
     def remove_leg(self, leg: int) -> None: ...  # when it returns, no further packet will be sent to this leg
     def send_dtls(self, leg: int, datagram: bytes) -> None: ...
     def set_keys(
@@ -76,4 +77,6 @@ class MediaCore:
     def stop_forward(self, leg: int, mid: str) -> None: ...
     def stats(self) -> dict[str, int]: ...  # process-wide counters; names ending in _total only grow
     def leg_stats(self, leg: int) -> dict[str, int] | None: ...
+    # Of each leg: bytes of RTP that came (those beyond its bitrate included), and bytes that were sent to it.
+    def traffic(self) -> list[tuple[int, int, int]]: ...
     def shutdown(self) -> None: ...  # stops and joins the threads, closes the socket

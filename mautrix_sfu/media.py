@@ -117,6 +117,10 @@ class Media:
         """Legs of different groups never see each other's packets; without a group, a leg sees and shows none."""
         self._core.set_group(leg, group)
 
+    def set_bitrate(self, leg: LegId, bits_per_second: int | None) -> None:
+        """How much RTP the peer may send: what is beyond is dropped, pictures before voices. None: no bound."""
+        self._core.set_bitrate(leg, bits_per_second)
+
     def remove_leg(self, leg: LegId) -> None:
         """When it returns no further packet will be sent to this leg."""
         self._core.remove_leg(leg)
@@ -171,6 +175,10 @@ class Media:
     def leg_stats(self, leg: LegId) -> dict[str, int] | None:
         """What is known of one leg; None if there is no such leg."""
         return self._core.leg_stats(leg)
+
+    def traffic(self) -> list[tuple[LegId, int, int]]:
+        """Of each leg the bytes of RTP that came, those beyond its bitrate included, and that were sent to it."""
+        return [(LegId(leg), received, sent) for leg, received, sent in self._core.traffic()]
 
     def shutdown(self) -> None:
         """Stops and joins the threads and closes the sockets; may be called again."""

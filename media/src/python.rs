@@ -204,6 +204,16 @@ impl PyMediaCore {
         Ok(self.0.command(Command::SetGroup { leg: number("leg", leg)?, group: number("group", group)? })?)
     }
 
+    #[pyo3(signature = (leg, bits_per_second))]
+    fn set_bitrate(&self, leg: i64, bits_per_second: Option<i64>) -> PyResult<()> {
+        let bits_per_second = bits_per_second.map(|rate| number("bits per second", rate)).transpose()?;
+        Ok(self.0.command(Command::SetBitrate { leg: number("leg", leg)?, bits_per_second })?)
+    }
+
+    fn traffic(&self, py: Python<'_>) -> PyResult<Vec<(u64, u64, u64)>> {
+        Ok(py.detach(|| self.0.traffic())?)
+    }
+
     fn remove_leg(&self, py: Python<'_>, leg: i64) -> PyResult<()> {
         let leg = number("leg", leg)?;
         Ok(py.detach(|| self.0.command_and_wait(Command::RemoveLeg { leg }))?)

@@ -10,6 +10,7 @@ use crate::proto::extensions::ExtensionIds;
 use crate::route::cache::Cache;
 use crate::route::layers::Size;
 use crate::route::packet::Codec;
+use crate::route::policer::Policer;
 use crate::route::rewrite::Rewriter;
 use crate::srtp::{Master, PacketIndex, Profile, Protector, Unprotector};
 use crate::time::Time;
@@ -24,6 +25,7 @@ impl Engine {
             }
             Command::SetCredentials { leg, ufrag, pwd } => self.restart_ice(leg, Credentials::new(ufrag, &pwd)),
             Command::SetGroup { leg, group } => self.set_group(leg, group),
+            Command::SetBitrate { leg, bits_per_second } => self.set_bitrate(now, leg, bits_per_second),
             Command::RemoveLeg { leg } => self.remove_leg(leg),
             Command::SendDtls { leg, datagram } => self.send_dtls(leg, &datagram),
             Command::SetKeys { leg, profile, local, remote } => self.set_keys(now, leg, profile, &local, &remote),
@@ -71,6 +73,16 @@ impl Engine {
             self.forget_voice(key, track);
         }
         self.legs[key].group = Some(group);
+    }
+
+    fn set_bitrate(&mut self, now: Time, leg: LegId, bits_per_second: Option<u64>) {
+        let Some(&key) = self.by_id.get(&leg) else { return };
+        let policer = &mut self.legs[key].policer;
+        match (bits_per_second, policer.as_mut()) {
+            (Some(rate), Some(policer)) => policer.set_rate(rate, now),
+            (Some(rate), None) => *policer = Some(Policer::new(rate, now)),
+            (None, _) => *policer = None,
+        }
     }
 
     fn remove_leg(&mut self, leg: LegId) {

@@ -41,6 +41,7 @@ counters! {
     dropped_malformed: "RTP packets that could not be parsed.",
     dropped_unknown_source: "RTP packets whose source belongs to no line, or one too many.",
     dropped_payload_type: "RTP packets of a payload type that was not negotiated.",
+    dropped_bitrate: "RTP packets of peers that sent more than they may.",
     dropped_repeated: "RTP packets that a repair had brought before, or that were given up.",
     dropped_codec: "Packets not forwarded because the subscriber has another codec.",
     dropped_group: "Packets not forwarded because the subscriber is in another group.",

@@ -5,6 +5,7 @@ use super::leg::{Leg, Outgoing};
 use super::plan::Kind;
 use crate::proto::extensions::Extension;
 use crate::proto::rtcp::{self, Blocks, MAX_BLOCKS, Packet};
+use crate::route::policer::Policer;
 use crate::time::{MILLISECOND, SECOND, Time, WallClock, ntp_span_in_ticks};
 
 /// Sender and receiver reports, and REMB, go out this often.
@@ -179,7 +180,7 @@ impl Engine {
         self.legs[key].arrivals = arrivals;
     }
 
-    /// Receiver reports, and REMB where nothing better was negotiated.
+    /// Receiver reports, and REMB where nothing better was negotiated, or the peer may send little.
     fn report_reception(&mut self, now: Time, key: usize) {
         let leg = &mut self.legs[key];
         let media = leg.streams.iter_mut().filter(|(_, stream)| !stream.repairs);
@@ -189,13 +190,14 @@ impl Engine {
         }
         let ssrc = leg.rtcp_ssrc;
         let mut compound = Vec::new();
-        if leg.extensions.id(Extension::TransportCc).is_none() {
+        let allowed = leg.policer.as_ref().map_or(u64::MAX, Policer::bits_per_second);
+        if leg.extensions.id(Extension::TransportCc).is_none() || allowed < REMB_BITS_PER_SECOND {
             let video = leg.tracks.iter().flatten().filter(|track| track.kind == Kind::Video);
             let sources: Vec<u32> =
                 video.flat_map(|track| track.layers.iter().filter_map(|layer| layer.ssrc)).take(60).collect();
             if !sources.is_empty() {
                 begin(&mut compound, ssrc);
-                rtcp::write_remb(&mut compound, ssrc, REMB_BITS_PER_SECOND, &sources);
+                rtcp::write_remb(&mut compound, ssrc, allowed.min(REMB_BITS_PER_SECOND), &sources);
             }
         }
         self.send_rtcp(key, &compound);

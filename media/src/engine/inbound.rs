@@ -53,6 +53,7 @@ impl Engine {
             return;
         };
         let leg = &mut self.legs[key];
+        let voice = matches!(leg.payloads[usize::from(header.pt)], Some(PayloadType::Media(Codec::Opus)));
         let Some(keys) = &leg.keys else {
             self.keep_early(key, datagram);
             return;
@@ -63,6 +64,14 @@ impl Engine {
             Ok(opened) => opened,
             Err(refused) => return self.count_refused(refused),
         };
+        if leg.policer.as_mut().is_some_and(|policer| !policer.allow(datagram.len(), voice, now)) {
+            self.counters.dropped_bitrate += 1;
+            leg.counters.bytes_refused += datagram.len() as u64;
+            if let Some(stream) = leg.streams.get_mut(&header.ssrc) {
+                stream.position.accept(index); // SRTP goes on counting
+            }
+            return;
+        }
         self.counters.rtp_in += 1;
         self.counters.rtp_in_bytes += datagram.len() as u64;
         leg.counters.packets_in += 1;

@@ -13,6 +13,7 @@ use crate::route::key_frames::KeyFrames;
 use crate::route::layers::{Choice, Flow, Size, choose};
 use crate::route::missing::Missing;
 use crate::route::packet::{Codec, Packet};
+use crate::route::policer::Policer;
 use crate::route::reception::{Reception, SenderClock};
 use crate::route::rewrite::Rewriter;
 use crate::srtp::{PacketIndex, Protector, Unprotector};
@@ -292,6 +293,8 @@ pub struct LegCounters {
     pub packets_in: u64,
     /// Their bytes on the wire.
     pub bytes_in: u64,
+    /// Bytes of RTP packets that were dropped because the peer sends more than it may.
+    pub bytes_refused: u64,
     /// RTP packets sent.
     pub packets_out: u64,
     /// Their bytes on the wire.
@@ -325,6 +328,8 @@ pub struct Leg {
     pub dial: Option<Dial>,
     /// Its SRTP keys.
     pub keys: Option<Keys>,
+    /// What its peer may send.
+    pub policer: Option<Policer>,
     /// SRTP packets that came before the keys.
     pub early: Vec<Vec<u8>>,
     /// DTLS that may still be handed up.
@@ -370,6 +375,7 @@ impl Leg {
             ice,
             dial: None,
             keys: None,
+            policer: None,
             early: Vec::new(),
             dtls: DtlsBudget::new(now),
             payloads: [None; 128],

@@ -337,6 +337,12 @@ impl Engine {
         self.counters.each().chain(gauges.map(|(name, value)| (name, value as u64))).collect()
     }
 
+    /// Of each leg, bytes of RTP that came, those that were refused included, and bytes that were sent to it.
+    pub fn traffic(&self) -> Vec<(LegId, u64, u64)> {
+        let of = |leg: &Leg| (leg.id, leg.counters.bytes_in + leg.counters.bytes_refused, leg.counters.bytes_out);
+        self.legs.iter().map(|(_, leg)| of(leg)).collect()
+    }
+
     /// What is known of one leg.
     pub fn leg_stats(&self, leg: LegId) -> Option<Vec<(&'static str, u64)>> {
         let leg = &self.legs[*self.by_id.get(&leg)?];
@@ -347,6 +353,7 @@ impl Engine {
             ("keyed", u64::from(leg.keys.is_some())),
             ("packets_in_total", counters.packets_in),
             ("bytes_in_total", counters.bytes_in),
+            ("bytes_refused_total", counters.bytes_refused),
             ("packets_out_total", counters.packets_out),
             ("bytes_out_total", counters.bytes_out),
             ("nack_in_total", counters.nack_in),

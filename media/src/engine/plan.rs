@@ -121,6 +121,13 @@ pub enum Command {
         /// Its group.
         group: GroupId,
     },
+    /// What the leg may send, in the long run; `None`: anything.
+    SetBitrate {
+        /// The leg.
+        leg: LegId,
+        /// Bits per second, as on the wire.
+        bits_per_second: Option<u64>,
+    },
     /// The leg ends; nothing is sent to it any more.
     RemoveLeg {
         /// The leg.

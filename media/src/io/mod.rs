@@ -33,6 +33,8 @@ const MAX_EVENTS: usize = 16_384;
 
 /// Named numbers.
 pub type Stats = Vec<(&'static str, u64)>;
+/// Bytes of RTP that came from and were sent to each leg.
+pub type Traffic = Vec<(LegId, u64, u64)>;
 
 /// What the media thread tells besides the engine's events.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -54,6 +56,7 @@ enum Message {
     Synchronous(Command, SyncSender<()>),
     Stats(SyncSender<Stats>),
     LegStats(LegId, SyncSender<Option<Stats>>),
+    Traffic(SyncSender<Traffic>),
     Stop,
     #[cfg(test)]
     Panic,
@@ -190,6 +193,11 @@ impl MediaCore {
     /// What is known of one leg.
     pub fn leg_stats(&self, leg: LegId) -> Result<Option<Stats>, Unavailable> {
         Ok(self.ask(|reply| Message::LegStats(leg, reply))?.flatten())
+    }
+
+    /// What each leg has sent and was sent; nothing once shut down.
+    pub fn traffic(&self) -> Result<Traffic, Unavailable> {
+        Ok(self.ask(Message::Traffic)?.unwrap_or_default())
     }
 
     /// Stops and joins the media thread and closes the sockets. May be called again.

@@ -134,6 +134,9 @@ impl Worker {
                 Message::LegStats(leg, reply) => {
                     let _ = reply.send(self.engine.leg_stats(leg));
                 }
+                Message::Traffic(reply) => {
+                    let _ = reply.send(self.engine.traffic());
+                }
                 Message::Stop => {
                     self.flush()?;
                     return Ok(false);

@@ -5,6 +5,7 @@ pub mod key_frames;
 pub mod layers;
 pub mod missing;
 pub mod packet;
+pub mod policer;
 pub mod reception;
 pub mod rewrite;
 pub mod speaker;
