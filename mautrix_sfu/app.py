@@ -13,22 +13,20 @@ from typing import Any
 
 from . import __version__
 from .admin import Context, answer
-from .config import Config, MediaConfig, Permission
+from .config import Config, Permission
 from .core.commands import ConferenceEnded, Count
 from .core.ids import Device, DeviceId, SessionId, UserId
 from .core.policy import Limits, Policy
-from .errors import ExitCode, FatalError, cannot_listen
+from .errors import ExitCode, FatalError
 from .http import FocusInfo, HttpServer
 from .matrix import Matrix, MatrixSettings
-from .media import Media
+from .media import Media, advertised, open_media
 from .metrics import Metrics
 from .rtc import Rtc
 from .runtime import Runtime
 from .store import Store
 
 log = logging.getLogger("mautrix_sfu")
-
-ANY = "0.0.0.0"  # noqa: S104  media is for everybody; the media core answers each from the address that was asked
 
 
 def run(config: Config) -> int:
@@ -105,9 +103,9 @@ class _Focus:
         store = self._store = await Store.open(config.database.url, config.database.migrate, self._store_failed)
         stack.push_async_callback(store.close)
         stored = await store.load()
-        media = self._media = _open_media(config.media)
+        media = self._media = open_media(config.media)
         stack.callback(media.shutdown)
-        rtc = Rtc(media, self._runtime, _candidates(config.media, media.local_addresses))
+        rtc = Rtc(media, self._runtime, advertised(config.media, media.local_addresses))
         stack.push_async_callback(rtc.stop)
         matrix = self._matrix = Matrix(self._matrix_settings(), self._runtime, stored.position)
         self._runtime.connect(matrix, media, rtc, store)
@@ -220,24 +218,6 @@ class _Focus:
     def accepting(self) -> bool:
         """Whether new calls are taken."""
         return not self.not_ready()
-
-
-def _open_media(config: MediaConfig) -> Media:
-    binds = [(address, config.port) for address in config.addresses or (ANY,)]
-    try:
-        return Media(binds, config.threads)
-    except OSError as error:
-        where = f"{', '.join(address for address, _ in binds)}, UDP port {config.port}"
-        raise cannot_listen("media.addresses and media.port", where, error) from error
-
-
-def _candidates(config: MediaConfig, bound: Sequence[tuple[str, int]]) -> tuple[tuple[str, int], ...]:
-    """The addresses to advertise: those configured (behind 1:1 NAT), else what is bound, loopback last resort."""
-    if config.advertise:
-        port = bound[0][1]
-        return tuple((address, port) for address in config.advertise)
-    public = tuple(address for address in bound if not address[0].startswith("127."))
-    return public or tuple(bound)
 
 
 async def _cancel(task: asyncio.Task[None]) -> None:

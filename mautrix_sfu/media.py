@@ -12,7 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, assert_never
 
+from .config import MediaConfig
 from .core.ids import LegId, Mid
+from .errors import cannot_listen
 from .wire.plan import Line, MediaPlan
 
 try:
@@ -45,6 +47,8 @@ def refuse_stale(build: str, crate: Path) -> None:
 
 
 refuse_stale(_media.BUILD, Path(__file__).resolve().parent.parent / "media")
+
+ANY = "0.0.0.0"  # noqa: S104  media is for everybody; the media core answers each from the address that was asked
 
 
 class MediaSink(Protocol):
@@ -231,3 +235,22 @@ def _line(line: Line) -> tuple[str, str, _Receive | None, _Send | None]:
         layers = [(layer.rid, layer.ssrc, layer.rtx_ssrc) for layer in line.send.layers]
         send = line.send.ssrc, line.send.rtx_ssrc, line.send.pt, line.send.rtx_pt, line.send.cname, layers
     return line.mid, line.kind.value, receive, send
+
+
+def open_media(config: MediaConfig) -> Media:
+    """The media core on the addresses and the port of the configuration; raises FatalError."""
+    binds = [(address, config.port) for address in config.addresses or (ANY,)]
+    try:
+        return Media(binds, config.threads)
+    except OSError as error:
+        where = f"{', '.join(address for address, _ in binds)}, UDP port {config.port}"
+        raise cannot_listen("media.addresses and media.port", where, error) from error
+
+
+def advertised(config: MediaConfig, bound: Sequence[tuple[str, int]]) -> tuple[tuple[str, int], ...]:
+    """The addresses that clients are told: those configured (behind 1:1 NAT), else what is bound, loopback last."""
+    if config.advertise:
+        port = bound[0][1]
+        return tuple((address, port) for address in config.advertise)
+    public = tuple(address for address in bound if not address[0].startswith("127."))
+    return public or tuple(bound)

@@ -1,6 +1,25 @@
 """Matrix edge: transactions, to-device messages in order, room state, the bot's room."""
 
 from .edge import Matrix
+from .homeserver import As, Homeserver, RefusedError, UnavailableError
 from .interface import Count, Counted, MatrixSettings, MatrixSink, RawEvent
+from .introduction import introduce, marks_soft_failed, server_version
+from .ping import PING_ERRORS, ping_path
 
-__all__ = ["Count", "Counted", "Matrix", "MatrixSettings", "MatrixSink", "RawEvent"]
+__all__ = [
+    "PING_ERRORS",
+    "As",
+    "Count",
+    "Counted",
+    "Homeserver",
+    "Matrix",
+    "MatrixSettings",
+    "MatrixSink",
+    "RawEvent",
+    "RefusedError",
+    "UnavailableError",
+    "introduce",
+    "marks_soft_failed",
+    "ping_path",
+    "server_version",
+]

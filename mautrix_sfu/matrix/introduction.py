@@ -97,6 +97,15 @@ def refusal(homeserver: Homeserver, error: RefusedError) -> str:
 
 async def warn_if_too_old(homeserver: Homeserver) -> None:
     """Look at the homeserver's version and log a warning if it is too old to be believed about memberships."""
+    found = await server_version(homeserver)
+    if found is None:
+        log.info("The homeserver does not tell its version: it should be Synapse 1.135 or newer")
+    elif not marks_soft_failed(*found):
+        log.warning(TOO_OLD, " ".join(found))
+
+
+async def server_version(homeserver: Homeserver) -> tuple[str, str] | None:
+    """The homeserver's name and version, where it tells them."""
     for path in ("/_synapse/admin/v1/server_version", "/_matrix/federation/v1/version"):
         try:
             answer = await homeserver.request(Method.GET, path, who=As.SERVICE)
@@ -106,10 +115,8 @@ async def warn_if_too_old(homeserver: Homeserver) -> None:
         version = answer.get("server_version") or (server.get("version") if isinstance(server, dict) else None)
         name = server.get("name", "Synapse") if isinstance(server, dict) else "Synapse"
         if isinstance(version, str):
-            if not marks_soft_failed(str(name), version):
-                log.warning(TOO_OLD, f"{name} {version}"[:100])
-            return
-    log.info("The homeserver does not tell its version: it should be Synapse 1.135 or newer")
+            return str(name)[:50], version[:50]
+    return None
 
 
 def marks_soft_failed(name: str, version: str) -> bool:

@@ -19,12 +19,17 @@ CAUGHT_UP_WITHIN = 120.0  # seconds after the ping's answer, whatever still come
 POLL = 0.1
 
 # What the ping's errors mean (Matrix client-server API, appservice ping).
-_MEANINGS = {
+PING_ERRORS = {
     "M_URL_NOT_SET": "the registration that the homeserver has read has no url",
     "M_CONNECTION_FAILED": "the homeserver cannot connect to the url in the registration",
     "M_CONNECTION_TIMEOUT": "nothing answers the homeserver at the url in the registration",
     "M_BAD_STATUS": "what answers at the url in the registration is not this focus, or the hs_token differs",
 }
+
+
+def ping_path(appservice_id: str) -> str:
+    """Where a homeserver is asked to ping this application service."""
+    return str(Path.v1.appservice[appservice_id].ping)
 
 
 class Pinger:
@@ -34,7 +39,7 @@ class Pinger:
         self, homeserver: Homeserver, appservice_id: str, listener: Listener, on_caught_up: Callable[[], None]
     ) -> None:
         self._homeserver = homeserver
-        self._path = str(Path.v1.appservice[appservice_id].ping)
+        self._path = ping_path(appservice_id)
         self._listener = listener
         self._on_caught_up = on_caught_up
         self._wanted = asyncio.Event()
@@ -63,7 +68,7 @@ class Pinger:
                 if error.errcode == "M_UNRECOGNIZED":
                     log.info("The homeserver knows no ping; its backlog of transactions may come late")
                     return
-                meaning = _MEANINGS.get(error.errcode, str(error))
+                meaning = PING_ERRORS.get(error.errcode, str(error))
                 if meaning != told:
                     log.warning("No room events come yet, trying again: %s", meaning)
                     told = meaning
