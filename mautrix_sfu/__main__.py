@@ -40,11 +40,17 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "-e", "--generate-example-config", action="store_true",
         help="write the example configuration where -c says, and quit",
     )  # fmt: skip
+    what.add_argument(
+        "--check", action="store_true",
+        help="test the installation, whether the focus runs or not, say what to mend, and quit: with 1 if there is "
+        "something",
+    )  # fmt: skip
     what.add_argument("--migrate", action="store_true", help="bring the database's schema up to date, and quit")
     parser.add_argument(
         "-r", "--registration", type=Path, default=Path("registration.yaml"), metavar="<path>",
-        help="where -g writes the registration (default: registration.yaml)",
+        help="where -g writes the registration, and --check reads it (default: registration.yaml)",
     )  # fmt: skip
+    parser.add_argument("--room", metavar="<room id>", help="with --check: may the members of this room have calls?")
     parser.add_argument("--version", action="version", version=f"mautrix-sfu {__version__}")
     return parser.parse_args(argv)
 
@@ -86,6 +92,15 @@ def _migrate(config: Config) -> None:
     print(f"The schema of {config.database.url} is up to date")
 
 
+def _check(arguments: argparse.Namespace) -> int:
+    try:
+        from . import check  # late: needs the media core
+    except ImportError as error:
+        raise FatalError(f"cannot test: {error}", ExitCode.MEDIA_FAILED) from error
+    logging.basicConfig(level=logging.CRITICAL)  # what matters is among the findings
+    return check.check_file(arguments.config, arguments.registration, arguments.room, print)
+
+
 def _load(file: ConfigFile, update: bool) -> Config:
     """Check the configuration, set up the log, and put new options into the file."""
     config = file.parse()
@@ -112,6 +127,8 @@ def _run(argv: Sequence[str] | None) -> int:
     if arguments.generate_example_config:
         _write_example(arguments.config)
         return 0
+    if arguments.check:
+        return _check(arguments)
     file = ConfigFile.read(arguments.config)
     if arguments.generate_registration:
         _generate_registration(file, arguments.registration, not arguments.no_update)

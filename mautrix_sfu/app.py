@@ -13,6 +13,7 @@ from typing import Any
 
 from . import __version__
 from .admin import Context, answer
+from .check import warn_at_start
 from .config import Config, Permission
 from .core.commands import ConferenceEnded, Count
 from .core.ids import Device, DeviceId, SessionId, UserId
@@ -126,6 +127,8 @@ class _Focus:
         stack.callback(self._runtime.say_goodbye)
         # Nothing is worked off before this: the edge's tasks run from the next round of the loop on.
         self._runtime.restore([(fact.event, fact.received_ms) for fact in stored.facts], tuple(stored.legs))
+        looked = loop.create_task(warn_at_start(config, media.local_addresses), name="check")
+        stack.push_async_callback(_cancel, looked)
 
     def _matrix_settings(self) -> MatrixSettings:
         config = self._config

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import email.utils
-import json
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -15,7 +14,7 @@ from yarl import URL
 from ..errors import FatalError
 from ..findings import Finding, fail, ok, warn
 from ..matrix import As, RefusedError, UnavailableError, introduce, marks_soft_failed, server_version
-from .installation import PATIENCE, Installation
+from .installation import FETCH_ERRORS, Installation, fetch, fetch_object
 
 SKEW_NOTED = 5.0  # seconds; the Date header has whole ones
 SKEW_HARMFUL = 60.0
@@ -33,30 +32,21 @@ async def answers(it: Installation) -> list[Finding]:
     """Whether a homeserver answers at `homeserver.address`, and what its clock says; the first finding decides."""
     url = it.config.homeserver.address
     try:
-        ssl = it.config.homeserver.verify_ssl
-        async with it.http.get(f"{url}/_matrix/client/versions", timeout=PATIENCE, ssl=ssl) as answer:
-            found, date, now = await answer.text(), answer.headers.get("Date"), time.time()
+        answer = await fetch(it.http, f"{url}/_matrix/client/versions", it.config.homeserver.verify_ssl)
+        now = time.time()
     except aiohttp.ClientConnectorCertificateError as error:
         return [fail(f"The certificate of {url} is not valid: {error.certificate_error}", "mend the certificate")]
-    except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+    except FETCH_ERRORS as error:
         cause = str(error) or "no answer in time"
         return [fail(f"No homeserver answers at {url}: {cause}", "is homeserver.address right, and does it run?")]
-    if not _is_versions(found):
+    if not isinstance(answer.object.get("versions"), list):
         return [
             fail(
                 f"What answers at {url} (HTTP {answer.status}) is not a homeserver",
                 "homeserver.address must be the base URL of its client API, without /_matrix",
             )
         ]
-    return [ok(f"The homeserver answers at {url}"), _clock(date, now)]
-
-
-def _is_versions(text: str) -> bool:
-    try:
-        found = json.loads(text)
-    except ValueError:
-        return False
-    return isinstance(found, dict) and isinstance(found.get("versions"), list)
+    return [ok(f"The homeserver answers at {url}"), _clock(answer.date, now)]
 
 
 def _clock(date: str | None, now: float) -> Finding:
@@ -93,31 +83,23 @@ async def _token_refused(it: Installation) -> Finding:
     """A homeserver says the same of a token that is wrong and of one that it never heard of; some tell more."""
     url = URL(it.config.homeserver.address) / "_matrix/client/v3/register/available"
     query = {"username": it.config.appservice.bot_username}
-    errcode: Any = None
-    try:
-        ssl = it.config.homeserver.verify_ssl
-        async with it.http.get(url.with_query(query), timeout=PATIENCE, ssl=ssl) as answer:
-            errcode = json.loads(await answer.text()).get("errcode")
-    except (aiohttp.ClientError, TimeoutError, ValueError, AttributeError):
-        pass
+    found = await fetch_object(it.http, url.with_query(query), it.config.homeserver.verify_ssl)
     again = "generate it again (-g), copy it to where app_service_config_files names it, restart the homeserver"
-    match errcode:
-        case "M_EXCLUSIVE":
-            return fail(
-                f"The homeserver has a registration for {it.config.bot_user_id}, and refuses this as_token",
-                f"the registration that it has read is not this configuration's: {again}",
-            )
-        case None | "M_FORBIDDEN":  # it takes no new users, so it does not say which names are reserved
-            return fail(
-                "The homeserver refuses the as_token",
-                "either registration.yaml is not named in app_service_config_files (or the homeserver was not "
-                f"restarted since), or its tokens are not this configuration's: {again}",
-            )
-        case _:
-            return fail(
-                "The homeserver has not loaded the registration",
-                "name registration.yaml under app_service_config_files in homeserver.yaml, and restart the homeserver",
-            )
+    if found.get("errcode") == "M_EXCLUSIVE":
+        return fail(
+            f"The homeserver has a registration for {it.config.bot_user_id}, and refuses this as_token",
+            f"the registration that it has read is not this configuration's: {again}",
+        )
+    if found.get("available") is True or found.get("errcode") == "M_USER_IN_USE":
+        return fail(
+            "The homeserver has not loaded the registration",
+            "name registration.yaml under app_service_config_files in homeserver.yaml, and restart the homeserver",
+        )
+    return fail(  # it takes no new users, so it does not say which names are reserved
+        "The homeserver refuses the as_token",
+        "either registration.yaml is not named in app_service_config_files (or the homeserver was not restarted "
+        f"since), or its tokens are not this configuration's: {again}",
+    )
 
 
 async def version(it: Installation) -> Finding:
@@ -163,7 +145,7 @@ async def _room(it: Installation, room_id: str) -> Finding:
             f"The state of {room_id} cannot be read, so its power levels are not known",
             f"invite {it.config.bot_user_id} to it, or look in the client: {HOW_TO_PERMIT}",
         )
-    refused = _not_permitted(events)
+    refused = not_permitted(events)
     if not refused:
         return ok(f"Members of {room_id} may start and join calls")
     return fail(f"In {room_id} {refused}", HOW_TO_PERMIT)
@@ -171,15 +153,16 @@ async def _room(it: Installation, room_id: str) -> Finding:
 
 def _defaults(events: list[Any]) -> Finding:
     """What holds in the room that the focus made for itself holds in others with the homeserver's defaults."""
-    refused = _not_permitted(events)
+    refused = not_permitted(events)
     if not refused:
         return ok("In new rooms of this homeserver everybody may start and join calls")
     return warn(f"In new rooms of this homeserver {refused}", HOW_TO_PERMIT)
 
 
-def _not_permitted(events: list[Any]) -> str:
-    """What ordinary members may not do according to a room's power levels, as the end of a sentence; empty: nothing."""
-    levels = next((event.get("content") for event in events if event.get("type") == "m.room.power_levels"), None)
+def not_permitted(events: object) -> str:
+    """What ordinary members may not do according to a room's state, as the end of a sentence; empty: nothing."""
+    state = [event for event in events if isinstance(event, dict)] if isinstance(events, list) else []
+    levels = next((event.get("content") for event in state if event.get("type") == "m.room.power_levels"), None)
     if not isinstance(levels, dict):
         return ""  # without power levels everybody may send state
     own = levels.get("events")
@@ -217,4 +200,3 @@ async def clock(it: Installation) -> list[Finding]:
 
 def _sentence(text: str) -> str:
     return text[:1].upper() + text[1:]
-

@@ -1,4 +1,4 @@
-"""What the steps of the installation test share: the configuration, the homeserver, and whether a focus runs already."""
+"""What the steps of the installation test share: configuration, homeserver, and whether a focus runs already."""
 
 from __future__ import annotations
 
@@ -9,12 +9,16 @@ from typing import Any
 
 import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
+from yarl import URL
 
 from ..config import Config
 from ..core.ids import Device, DeviceId, UserId
 from ..matrix import Homeserver
 
 PATIENCE = aiohttp.ClientTimeout(total=10)
+PATIENCE_HERE = aiohttp.ClientTimeout(total=3)  # for a focus on this machine
+MAX_BODY = 4 * 1024 * 1024  # bytes; the longest is /metrics
+FETCH_ERRORS = (aiohttp.ClientError, TimeoutError, ValueError)
 ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104  where it is reached from here
 TRANSACTIONS = "mautrix_sfu_matrix_transactions_total"
 
@@ -56,10 +60,10 @@ def local_url(hostname: str, port: int) -> str:
 async def find_running(config: Config, http: aiohttp.ClientSession) -> Running | None:
     """The focus that answers where this configuration says that it listens, if there is one."""
     base = local_url(config.http.hostname, config.http.port)
-    info = await _get_json(http, f"{base}/_matrix/focus/v1/info")
+    info = await fetch_object(http, f"{base}/_matrix/focus/v1/info", patience=PATIENCE_HERE)
     if (info.get("user_id"), info.get("device_id")) != (config.bot_user_id, config.appservice.bot_device):
         return None
-    ready = await _get_json(http, f"{base}/ready")
+    ready = await fetch_object(http, f"{base}/ready")
     reasons = ready.get("reasons")
 
     async def count() -> int | None:
@@ -68,10 +72,9 @@ async def find_running(config: Config, http: aiohttp.ClientSession) -> Running |
             return None
         where = local_url(metrics.hostname, metrics.port) if metrics.port else base
         try:
-            async with http.get(f"{where}/metrics", timeout=PATIENCE) as answer:
-                text = await answer.text()
+            text = (await fetch(http, f"{where}/metrics")).text
             samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
-        except (aiohttp.ClientError, TimeoutError, ValueError):
+        except FETCH_ERRORS:
             return None
         return next((int(sample.value) for sample in samples if sample.name == TRANSACTIONS), None)
 
@@ -83,10 +86,42 @@ async def find_running(config: Config, http: aiohttp.ClientSession) -> Running |
     )
 
 
-async def _get_json(http: aiohttp.ClientSession, url: str) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What was answered, whatever its status."""
+
+    status: int
+    date: str | None
+    text: str
+
+    @property
+    def object(self) -> dict[str, Any]:
+        """Its JSON object; empty if it is none."""
+        try:
+            found = json.loads(self.text)
+        except (ValueError, RecursionError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+
+async def fetch(
+    http: aiohttp.ClientSession, url: str | URL, ssl: bool = True, patience: aiohttp.ClientTimeout = PATIENCE
+) -> Answer:
+    """GET, within `patience` and MAX_BODY; raises one of FETCH_ERRORS."""
+    async with http.get(url, timeout=patience, ssl=ssl) as answer:
+        body = bytearray()
+        async for chunk in answer.content.iter_chunked(16384):
+            body += chunk
+            if len(body) > MAX_BODY:
+                raise ValueError("the answer is too long")
+        return Answer(answer.status, answer.headers.get("Date"), body.decode(errors="replace"))
+
+
+async def fetch_object(
+    http: aiohttp.ClientSession, url: str | URL, ssl: bool = True, patience: aiohttp.ClientTimeout = PATIENCE
+) -> dict[str, Any]:
+    """The JSON object at this address; empty if there is none."""
     try:
-        async with http.get(url, timeout=PATIENCE, allow_redirects=False) as answer:
-            found = json.loads(await answer.text())
-    except (aiohttp.ClientError, TimeoutError, ValueError):
+        return (await fetch(http, url, ssl, patience)).object
+    except FETCH_ERRORS:
         return {}
-    return found if isinstance(found, dict) else {}

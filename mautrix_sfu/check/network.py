@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import ipaddress
-import json
 import socket
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 from yarl import URL
@@ -16,7 +14,7 @@ from ..config import Config
 from ..errors import FatalError
 from ..findings import Finding, fail, ok, warn
 from ..media import Media, advertised, open_media
-from .installation import PATIENCE, Installation
+from .installation import FETCH_ERRORS, Installation, fetch, fetch_object
 
 BUFFERS = ("rmem_max", "wmem_max")
 ENOUGH = 8 * 1024 * 1024  # bytes; what the media core asks for
@@ -152,26 +150,25 @@ async def federation(it: Installation) -> Finding:
         "if not, all is well"
     )
     where = await _delegated(it, domain)
-    url = URL(f"https://{where if _has_port(where) else f'{where}:8448'}/_matrix/key/v2/server")
+    where = where if _has_port(where) else f"{where}:8448"
     try:
-        async with it.http.get(url, timeout=PATIENCE) as answer:
-            found = json.loads(await answer.text())
+        found = (await fetch(it.http, URL(f"https://{where}/_matrix/key/v2/server"))).object
     except aiohttp.ClientConnectorCertificateError as error:
         cause = str(error.certificate_error)
-        return warn(f"Other homeservers will not trust {url.authority}: {cause}", f"mend its certificate; {remedy}")
-    except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+        return warn(f"Other homeservers will not trust {where}: {cause}", f"mend its certificate; {remedy}")
+    except FETCH_ERRORS as error:
         return warn(f"Other homeservers' way to {domain} is not open: {error or 'no answer in time'}", remedy)
-    name = found.get("server_name") if isinstance(found, dict) else None
+    name = found.get("server_name")
     if name != domain:
         return warn(f"Who answers other homeservers for {domain} calls itself {name}", remedy)
-    return ok(f"Other homeservers reach {domain} at {url.authority}")
+    return ok(f"Other homeservers reach {domain} at {where}")
 
 
 async def _delegated(it: Installation, domain: str) -> str:
     """Where `.well-known/matrix/server` says that the homeserver is (server-server API, section 3)."""
     if _has_port(domain):
         return domain
-    found = await _well_known(it, domain, "server")
+    found = await fetch_object(it.http, f"https://{domain}/.well-known/matrix/server")
     where = found.get("m.server")
     return where if isinstance(where, str) and where else domain
 
@@ -181,12 +178,12 @@ async def page(it: Installation) -> list[Finding]:
     http, domain = it.config.http, it.config.homeserver.domain
     found = []
     if http.page and http.page_homeserver is None:
-        client = await _well_known(it, domain, "client")
+        client = await fetch_object(it.http, f"https://{domain}/.well-known/matrix/client")
         base = client.get("m.homeserver")
         if not isinstance(base, dict) or not isinstance(base.get("base_url"), str):
             found.append(
                 warn(
-                    f"The call page does not find the homeserver: https://{domain}/.well-known/matrix/client names none",
+                    f"The call page finds no homeserver: https://{domain}/.well-known/matrix/client names none",
                     "serve it, or set http.page_homeserver to the homeserver's public address",
                 )
             )
@@ -195,7 +192,7 @@ async def page(it: Installation) -> list[Finding]:
             found.append(
                 warn(
                     "http.public_url is not set: browsers give camera and microphone to https pages only",
-                    "put a reverse proxy with a certificate before http.port and say its address (docs/reverse-proxy.md)",
+                    "put a reverse proxy before http.port and say its address (docs/reverse-proxy.md)",
                 )
             )
     elif it.running is not None:
@@ -206,22 +203,12 @@ async def page(it: Installation) -> list[Finding]:
 async def _proxied(it: Installation, url: str) -> Finding:
     remedy = f"the reverse proxy must pass this address on to http.port, {it.config.http.port} (docs/reverse-proxy.md)"
     try:
-        async with it.http.get(f"{url}/_matrix/focus/v1/info", timeout=PATIENCE) as answer:
-            found = json.loads(await answer.text())
-    except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+        found = (await fetch(it.http, f"{url}/_matrix/focus/v1/info")).object
+    except FETCH_ERRORS as error:
         return warn(f"{url} (http.public_url) does not lead to the focus: {error or 'no answer in time'}", remedy)
-    if not isinstance(found, dict) or found.get("user_id") != it.config.bot_user_id:
+    if found.get("user_id") != it.config.bot_user_id:
         return warn(f"{url} (http.public_url) leads to something else than this focus", remedy)
     return ok(f"{url} leads to the focus")
-
-
-async def _well_known(it: Installation, domain: str, which: str) -> dict[str, Any]:
-    try:
-        async with it.http.get(f"https://{domain}/.well-known/matrix/{which}", timeout=PATIENCE) as answer:
-            found = json.loads(await answer.text())
-    except (aiohttp.ClientError, TimeoutError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _has_port(name: str) -> bool:

@@ -1,4 +1,4 @@
-"""Stands in for a focus that does not run: hears whether the homeserver's pushes come, and takes none of them."""
+"""Stands in for a focus that does not run: hears whether the homeserver's pushes come, and takes none but its own."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ MAX_BODY = 32 * 1024 * 1024  # bytes, as the focus takes
 
 
 class Receiver:
-    """Listens where the focus would. Transactions get a 503, so that the homeserver keeps them for the focus."""
+    """Listens where the focus would. What others sent gets a 503, so that the homeserver keeps it for the focus."""
 
-    def __init__(self, hs_token: str) -> None:
+    def __init__(self, hs_token: str, user_id: str) -> None:
         self.pings: set[str] = set()  # the transaction ids of those that came with the right token
         self.unauthorized = 0  # requests with another token
         self.transactions = 0  # with events, and the right token
         self._token = hs_token.encode()
+        self._user_id = user_id
         self._runner: web.AppRunner | None = None
 
     async def start(self, host: str, port: int) -> None:
@@ -52,12 +53,17 @@ class Receiver:
         if not self._authorized(request):
             return _answer(401, "M_UNKNOWN_TOKEN")
         self.pings.add(str((await _body(request)).get("transaction_id")))
-        return web.json_response({})
+        return _done()
 
     async def _transaction(self, request: web.Request) -> web.Response:
         if not self._authorized(request):
             return _answer(401, "M_UNKNOWN_TOKEN")
-        self.transactions += bool((await _body(request)).get("events"))
+        events = (await _body(request)).get("events")
+        if not isinstance(events, list) or not events:
+            return _done()
+        self.transactions += 1
+        if all(isinstance(event, dict) and event.get("sender") == self._user_id for event in events):
+            return _done()
         return _answer(503, "M_LIMIT_EXCEEDED")
 
 
@@ -69,5 +75,16 @@ async def _body(request: web.Request) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def _done() -> web.Response:
+    return _last(web.json_response({}))
+
+
 def _answer(status: int, errcode: str) -> web.Response:
-    return web.json_response({"errcode": errcode, "error": "the installation is being tested"}, status=status)
+    error = {"errcode": errcode, "error": "the installation is being tested"}
+    return _last(web.json_response(error, status=status))
+
+
+def _last(response: web.Response) -> web.Response:
+    """Nothing more on this connection: the homeserver would try it again when nobody listens any more."""
+    response.force_close()
+    return response

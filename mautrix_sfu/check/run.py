@@ -16,7 +16,7 @@ from ..findings import Finding, fail, ok, warn
 from ..matrix import Homeserver
 from . import delivery, files, homeserver, network
 from .database import database
-from .installation import Count, Installation, Running, find_running, focus_of
+from .installation import Count, Installation, find_running, focus_of
 from .receiver import Receiver
 
 log = logging.getLogger("mautrix_sfu.check")
@@ -25,7 +25,9 @@ log = logging.getLogger("mautrix_sfu.check")
 # ---------------------------------------------------------------- for whom
 
 
-async def check(config: Config, room_id: str | None = None, transactions: Callable[[], int] | None = None) -> list[Finding]:
+async def check(
+    config: Config, room_id: str | None = None, transactions: Callable[[], int] | None = None
+) -> list[Finding]:
     """Test an installation, whether its focus runs or not; takes seconds, half a minute at most where much is wrong.
 
     A running focus that tests itself says by `transactions` how many it has taken so far.
@@ -67,10 +69,14 @@ def _summary(found: Sequence[Finding], say: Callable[[str], None]) -> int:
 
 async def warn_at_start(config: Config, bound: Sequence[tuple[str, int]]) -> None:
     """Log what is wrong with an installation as far as a start shows it, changing nothing and making nothing."""
-    async with _installation(config, None, None) as it:
-        findings = [*await homeserver.clock(it), *network.addresses(config, bound), *await network.page(it)]
-        if config.cascade.enabled:
-            findings.append(await network.federation(it))
+    try:
+        async with _installation(config, None) as it:
+            findings = [*await homeserver.clock(it), *network.addresses(config, bound), *await network.page(it)]
+            if config.cascade.enabled:
+                findings.append(await network.federation(it))
+    except Exception:  # nothing that calls need
+        log.exception("The installation could not be tested")
+        return
     for finding in findings:
         if finding.level != "ok":
             log.warning("%s -> %s", finding.what, finding.remedy)
@@ -80,21 +86,19 @@ async def warn_at_start(config: Config, bound: Sequence[tuple[str, int]]) -> Non
 
 
 @asynccontextmanager
-async def _installation(config: Config, room_id: str | None, running: Running | None) -> AsyncIterator[Installation]:
+async def _installation(config: Config, room_id: str | None) -> AsyncIterator[Installation]:
     service = config.appservice
     own = Homeserver(config.homeserver.address, service.as_token, focus_of(config), config.homeserver.verify_ssl)
     own.open()
     try:
         async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as http:
-            yield Installation(config, own, http, running or await find_running(config, http), room_id)
+            yield Installation(config, own, http, await find_running(config, http), room_id)
     finally:
         await own.close()
 
 
-async def _steps(
-    config: Config, room_id: str | None, transactions: Callable[[], int] | None
-) -> AsyncIterator[Finding]:
-    async with _installation(config, room_id, None) as it:
+async def _steps(config: Config, room_id: str | None, transactions: Callable[[], int] | None) -> AsyncIterator[Finding]:
+    async with _installation(config, room_id) as it:
         for finding in _running(it):
             yield finding
         yield await database(config.database, it.running is not None)
@@ -124,7 +128,9 @@ def _running(it: Installation) -> list[Finding]:
             warn(f"A focus of version {running.version} runs, and this is {__version__}", "restart it to use this one")
         )
     if running.reasons:
-        found += [fail(f"The running focus is not ready: {reason}", "read on, and its log") for reason in running.reasons]
+        found += [
+            fail(f"The running focus is not ready: {reason}", "read on, and its log") for reason in running.reasons
+        ]
     else:
         found.append(ok(f"A focus runs (version {running.version}) and is ready"))
     return found
@@ -149,7 +155,7 @@ async def _delivery(it: Installation, transactions: Callable[[], int] | None) ->
     if transactions is not None:
         count = _as_async(transactions)
     if it.running is None and transactions is None:
-        receiver = Receiver(service.hs_token)
+        receiver = Receiver(service.hs_token, it.config.bot_user_id)
         count = receiver.count
         try:
             await receiver.start(service.hostname, service.port)
@@ -166,7 +172,7 @@ async def _delivery(it: Installation, transactions: Callable[[], int] | None) ->
         if isinstance(room, Finding):
             yield room
         elif reached and count is not None:
-            yield await delivery.own_event(it, room, count)
+            yield await delivery.own_event(it, room, count, receiver is not None)
         async for finding in homeserver.state(it, room if isinstance(room, str) else None):
             yield finding
     finally:
