@@ -17,6 +17,12 @@ _Event = (
     | tuple[Literal["failed"], str]  # message: a media thread panicked or lost its socket: the process must end
 )
 
+# Names say the unit; numbers whose name ends in _total only grow. Labels are words out of fixed sets.
+_Labels = list[tuple[str, str]]
+_Number = tuple[str, str, _Labels, int]  # name, help, labels, value
+_Buckets = tuple[list[int], list[int], int]  # upper bounds; counts between them and beyond the last; sum
+_Histogram = tuple[str, str, _Labels, _Buckets]
+
 @final
 class MediaCore:
     """Owns the UDP port and the media threads. Methods only queue a command; they never block on the network.
@@ -75,7 +81,9 @@ class MediaCore:
         self, leg: int, mid: str, source_leg: int, source_mid: str, sizes: list[tuple[int | None, int | None]]
     ) -> None: ...  # each layer that one of the sizes takes crosses once, under its rid; (None, None) is the best
     def stop_forward(self, leg: int, mid: str) -> None: ...
-    def stats(self) -> dict[str, int]: ...  # process-wide counters; names ending in _total only grow
+    def stats(self) -> dict[str, int]: ...  # process-wide counters, now; the media thread is asked
+    # What was measured, as the media thread published it last (at most a second ago): it is not asked.
+    def published(self) -> tuple[list[_Number], list[_Histogram]]: ...
     def leg_stats(self, leg: int) -> dict[str, int] | None: ...
     # Of each leg: bytes of RTP that came (those beyond its bitrate included), and bytes that were sent to it.
     def traffic(self) -> list[tuple[int, int, int]]: ...

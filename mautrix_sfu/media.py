@@ -23,7 +23,7 @@ except ImportError as error:
     raise ImportError(f"the media core is not built or does not fit this Python ({error}): run `make build`") from error
 
 if TYPE_CHECKING:
-    from ._media import _Event
+    from ._media import _Event, _Histogram, _Number
 
 log = logging.getLogger(__name__)
 
@@ -173,8 +173,15 @@ class Media:
         self._core.stop_forward(leg, mid)
 
     def stats(self) -> dict[str, int]:
-        """Process-wide numbers; names ending in `_total` only grow. Empty after `shutdown`."""
+        """Process-wide numbers as they are now; names ending in `_total` only grow. Empty after `shutdown`.
+
+        Asks the media thread and waits for it: for tests and tools. Who looks again and again takes `published`.
+        """
         return self._core.stats()
+
+    def published(self) -> tuple[list[_Number], list[_Histogram]]:
+        """What the media threads measured, as they published it last, at most a second ago; costs them nothing."""
+        return self._core.published()
 
     def leg_stats(self, leg: LegId) -> dict[str, int] | None:
         """What is known of one leg; None if there is no such leg."""

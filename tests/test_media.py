@@ -137,6 +137,24 @@ async def test_a_peer_connects_and_dtls_goes_both_ways(core: Media, sink: Sink) 
         assert core.stats()["stun_in_total"] == 1
 
 
+async def test_what_was_measured_is_published_without_being_asked_for(core: Media, sink: Sink) -> None:
+    def number(name: str) -> int:
+        return sum(value for known, _, _, value in core.published()[0] if known == name)
+
+    with await connected(core, sink):
+        await until(lambda: number("stun_in_total"))
+        assert number("legs_connected") == 1
+        numbers, histograms = core.published()
+        assert len({(name, *labels) for name, _, labels, _ in numbers}) == len(numbers)
+        assert all(text.endswith(".") for _, text, _, _ in numbers)
+        assert ("thread", "0") in next(labels for name, _, labels, _ in numbers if name.startswith("thread_cpu"))
+        for _, _, _, (bounds, counts, _) in histograms:
+            assert len(counts) == len(bounds) + 1
+            assert bounds == sorted(bounds)
+        batches = next(buckets for name, _, _, buckets in histograms if name == "receive_batch_datagrams")
+        assert sum(batches[1]) > 0
+
+
 async def test_nothing_goes_to_a_removed_leg(core: Media, sink: Sink) -> None:
     peer = await connected(core, sink)
     with peer:

@@ -5,6 +5,7 @@
 
 pub mod engine;
 pub mod io;
+pub mod measure;
 pub mod proto;
 #[cfg(feature = "python")]
 mod python;

@@ -297,6 +297,19 @@ impl PyMediaCore {
         to_dict(py, py.detach(|| self.0.stats())?)
     }
 
+    fn published<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyList>, Bound<'py, PyList>)> {
+        let snapshot = self.0.published()?;
+        let (numbers, histograms) = (PyList::empty(py), PyList::empty(py));
+        for series in &snapshot.numbers {
+            numbers.append((series.name, series.help, series.labels.clone(), series.value))?;
+        }
+        for series in &snapshot.histograms {
+            let value = (series.value.bounds().to_vec(), series.value.counts().to_vec(), series.value.sum());
+            histograms.append((series.name, series.help, series.labels.clone(), value))?;
+        }
+        Ok((numbers, histograms))
+    }
+
     fn leg_stats<'py>(&self, py: Python<'py>, leg: i64) -> PyResult<Option<Bound<'py, PyDict>>> {
         let leg = number("leg", leg)?;
         let stats = py.detach(|| self.0.leg_stats(leg))?;

@@ -1,23 +1,108 @@
 //! What the engine counts; each name is one series of `/metrics`.
 
+use std::ops::{Index, IndexMut};
+
+use super::plan::Kind;
+use crate::measure::Histogram;
+
 macro_rules! counters {
-    ($($name:ident: $doc:literal),+ $(,)?) => {
-        /// Counters that only grow.
+    ($(#[doc = $about:literal])+ $type:ident: $($name:ident: $doc:literal),+ $(,)?) => {
+        $(#[doc = $about])+
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-        pub struct Counters {
+        pub struct $type {
             $(#[doc = $doc] pub $name: u64,)+
         }
 
-        impl Counters {
-            /// Every counter with its name.
-            pub fn each(&self) -> impl Iterator<Item = (&'static str, u64)> {
-                [$((concat!(stringify!($name), "_total"), self.$name)),+].into_iter()
+        impl $type {
+            /// Every counter with its name and what it means.
+            pub fn each(&self) -> impl Iterator<Item = (&'static str, &'static str, u64)> {
+                [$((concat!(stringify!($name), "_total"), $doc, self.$name)),+].into_iter()
             }
         }
     };
 }
 
+/// One of something for audio and one for video.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ByKind<T>([T; 2]);
+
+impl<T> ByKind<T> {
+    /// Both, with the names of the kinds.
+    pub fn each(&self) -> impl Iterator<Item = (&'static str, &T)> {
+        ["audio", "video"].into_iter().zip(&self.0)
+    }
+}
+
+impl<T> Index<Kind> for ByKind<T> {
+    type Output = T;
+
+    fn index(&self, kind: Kind) -> &T {
+        &self.0[kind as usize]
+    }
+}
+
+impl<T> IndexMut<Kind> for ByKind<T> {
+    fn index_mut(&mut self, kind: Kind) -> &mut T {
+        &mut self.0[kind as usize]
+    }
+}
+
+/// Microseconds: up to what nobody notices, up to what everybody does.
+const JITTER_BOUNDS: &[u64] = &[1_000, 2_500, 5_000, 10_000, 20_000, 30_000, 50_000, 100_000, 200_000, 500_000];
+/// Microseconds: from one machine room to a satellite.
+const ROUND_TRIP_BOUNDS: &[u64] =
+    &[1_000, 5_000, 10_000, 25_000, 50_000, 100_000, 150_000, 200_000, 300_000, 500_000, 1_000_000, 2_000_000];
+
+/// What is measured of audio, and of video.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quality {
+    /// Packets, bytes, losses.
+    pub counters: KindCounters,
+    /// Jitter of what publishers send, at each report on it; microseconds.
+    pub jitter_in: Histogram,
+    /// Jitter that subscribers report; microseconds.
+    pub jitter_out: Histogram,
+}
+
+impl Default for Quality {
+    fn default() -> Self {
+        let jitter = Histogram::new(JITTER_BOUNDS);
+        Self { counters: KindCounters::default(), jitter_in: jitter, jitter_out: jitter }
+    }
+}
+
+/// All that an engine measures as it goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Measured {
+    /// By kind.
+    pub kinds: ByKind<Quality>,
+    /// Layers that ceased while others of their track went on, by their rank.
+    pub freezes: [u64; 3],
+    /// Round trips, each time that one is measured; microseconds.
+    pub round_trips: Histogram,
+}
+
+impl Default for Measured {
+    fn default() -> Self {
+        let round_trips = Histogram::new(ROUND_TRIP_BOUNDS);
+        Self { kinds: ByKind::default(), freezes: [0; 3], round_trips }
+    }
+}
+
 counters! {
+/// Counters by kind that only grow.
+KindCounters:
+    packets_in: "RTP packets of known sources let in, repairs and padding included.",
+    bytes_in: "Their bytes on the wire.",
+    packets_out: "RTP packets sent, repeats included.",
+    bytes_out: "Their bytes on the wire.",
+    lost_in: "Packets of publishers that were missing at a report on their source.",
+    lost_out: "Packets that subscribers reported lost.",
+}
+
+counters! {
+/// Counters that only grow.
+Counters:
     rtp_in: "RTP packets let in.",
     rtp_in_bytes: "Bytes of RTP packets let in, as on the wire.",
     rtp_out: "RTP packets sent, repeats included.",

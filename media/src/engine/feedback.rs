@@ -1,7 +1,7 @@
 //! RTCP, terminated per leg: what peers report and ask for, and what the focus reports and asks for.
 
 use super::Engine;
-use super::leg::{Leg, Outgoing};
+use super::leg::{Leg, Outgoing, RemoteReport};
 use super::plan::Kind;
 use crate::proto::extensions::Extension;
 use crate::proto::rtcp::{self, Blocks, MAX_BLOCKS, Packet};
@@ -80,13 +80,19 @@ impl Engine {
         for block in blocks {
             let Some(&index) = leg.outgoing_by_ssrc.get(&block.ssrc) else { continue };
             let Some(Some(outgoing)) = leg.outgoing.get_mut(index) else { continue };
-            outgoing.report.lost = block.lost;
-            outgoing.report.fraction_lost = block.fraction_lost;
+            if let Some(codec) = outgoing.codec {
+                let measured = &mut self.measured.kinds[Kind::of(codec)];
+                measured.counters.lost_out += outgoing.report.lost_since(block.lost, outgoing.packets);
+                measured.jitter_out.observe(u64::from(block.jitter) * SECOND / u64::from(codec.clock_rate()), 1);
+            }
+            outgoing.report =
+                RemoteReport { lost: block.lost, fraction_lost: block.fraction_lost, packets: outgoing.packets };
             if block.last_sr != 0 {
                 let span = middle.wrapping_sub(block.last_sr).wrapping_sub(block.delay);
                 let micros = (u64::from(span) * SECOND) >> 16;
                 if micros <= MAX_ROUND_TRIP {
                     leg.note_round_trip(micros);
+                    self.measured.round_trips.observe(micros, 1);
                 }
             }
         }
@@ -183,8 +189,19 @@ impl Engine {
     /// Receiver reports, and REMB where nothing better was negotiated, or the peer may send little.
     fn report_reception(&mut self, now: Time, key: usize) {
         let leg = &mut self.legs[key];
-        let media = leg.streams.iter_mut().filter(|(_, stream)| !stream.repairs);
-        let blocks: Vec<_> = media.filter_map(|(ssrc, stream)| stream.reception.report(*ssrc, now)).collect();
+        let mut blocks = Vec::new();
+        for (&ssrc, stream) in leg.streams.iter_mut().filter(|(_, stream)| !stream.repairs) {
+            let Some(block) = stream.reception.report(ssrc, now) else { continue };
+            blocks.push(block);
+            let lately = stream.reception.lately();
+            if let Some(Some(track)) = leg.tracks.get(stream.layer.track)
+                && lately.received > 0
+            {
+                let measured = &mut self.measured.kinds[track.kind];
+                measured.counters.lost_in += lately.lost;
+                measured.jitter_in.observe(lately.jitter, 1);
+            }
+        }
         if blocks.is_empty() {
             return;
         }

@@ -76,6 +76,7 @@ impl Engine {
         self.counters.rtp_in_bytes += datagram.len() as u64;
         leg.counters.packets_in += 1;
         leg.counters.bytes_in += datagram.len() as u64;
+        let datagram_length = datagram.len();
         let packet = &datagram[..length];
         let scanned = scan(&header, packet, &leg.extensions);
         if let Some(seq) = scanned.transport_seq {
@@ -94,10 +95,13 @@ impl Engine {
             self.counters.dropped_malformed += 1;
             return;
         };
-        let Some(codec) = self.note(now, key, &header, index, meaning, place) else {
+        let Some((codec, kind)) = self.note(now, key, &header, index, meaning, place) else {
             self.counters.dropped_payload_type += 1;
             return;
         };
+        let counters = &mut self.measured.kinds[kind].counters;
+        counters.packets_in += 1;
+        counters.bytes_in += datagram_length as u64;
         let (index, payload) = if repairs {
             match self.unwrap_repair(now, key, place, payload) {
                 Some(unwrapped) => unwrapped,
@@ -176,7 +180,7 @@ impl Engine {
         Some(place)
     }
 
-    /// Notes the packet in its source's statistics. Gives the codec, if it fits the line.
+    /// Notes the packet in its source's statistics. Gives the codec and its kind, if it fits the line.
     fn note(
         &mut self,
         now: Time,
@@ -185,7 +189,7 @@ impl Engine {
         index: u64,
         meaning: PayloadType,
         place: LayerKey,
-    ) -> Option<Codec> {
+    ) -> Option<(Codec, Kind)> {
         let leg = &mut self.legs[key];
         let codec = match meaning {
             PayloadType::Media(codec) => codec,
@@ -195,8 +199,7 @@ impl Engine {
         stream.position.accept(index);
         stream.reception.on_packet(index, header.timestamp, now, codec.clock_rate());
         let kind = leg.tracks.get(place.track)?.as_ref()?.kind;
-        let fits = matches!((codec, kind), (Codec::Opus, Kind::Audio) | (Codec::Vp8, Kind::Video));
-        fits.then_some(codec)
+        (kind == Kind::of(codec)).then_some((codec, kind))
     }
 
     /// Whether a video packet fills a hole or goes on; a gap too wide to repair asks for a key frame.

@@ -95,6 +95,8 @@ pub struct Layer {
     pub epoch: u32,
     /// Whether it flows, and its size.
     pub flow: Flow,
+    /// It flowed when that was last looked at.
+    pub flowed: bool,
     /// Holes in its sequence (video).
     pub missing: Missing,
     /// Wishes for key frames.
@@ -176,6 +178,16 @@ pub struct RemoteReport {
     pub lost: i32,
     /// Fraction lost lately, in 256ths.
     pub fraction_lost: u8,
+    /// Packets that had been sent by then.
+    pub packets: u32,
+}
+
+impl RemoteReport {
+    /// How many more packets were lost by a later report: never more than were sent meanwhile.
+    pub fn lost_since(self, lost: i32, packets: u32) -> u64 {
+        let more = i64::from(lost) - i64::from(self.lost);
+        more.clamp(0, i64::from(packets.wrapping_sub(self.packets))) as u64
+    }
 }
 
 /// One stream that is sent to a leg: all that is sent on a line, or one layer of a simulcast.

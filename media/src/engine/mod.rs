@@ -13,6 +13,7 @@ mod feedback;
 mod ice;
 mod inbound;
 mod leg;
+mod observed;
 mod outbound;
 pub mod outbox;
 pub mod plan;
@@ -26,7 +27,7 @@ use std::net::SocketAddr;
 
 use slab::Slab;
 
-use counters::Counters;
+use counters::{Counters, Measured};
 use dial::{Answered, Dial, Due};
 use ice::Latch;
 use leg::Leg;
@@ -82,6 +83,8 @@ pub struct Engine {
     pub outbox: Outbox,
     /// What was counted.
     pub counters: Counters,
+    /// What was measured besides.
+    pub measured: Measured,
 }
 
 impl Engine {
@@ -102,6 +105,7 @@ impl Engine {
             scratch: Vec::new(),
             outbox: Outbox::default(),
             counters: Counters::default(),
+            measured: Measured::default(),
         }
     }
 
@@ -273,6 +277,7 @@ impl Engine {
             Some(Answered::Taken { round_trip, connected }) => {
                 self.counters.ice_answers_in += 1;
                 leg.note_round_trip(round_trip);
+                self.measured.round_trips.observe(round_trip, 1);
                 self.latch(now, key, path, connected);
             }
         }
@@ -319,51 +324,5 @@ impl Engine {
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         mixed ^ (mixed >> 31)
-    }
-
-    /// Every counter, and gauges of what there is now.
-    pub fn stats(&self) -> Vec<(&'static str, u64)> {
-        let tracks = || self.legs.iter().flat_map(|(_, leg)| leg.tracks.iter().flatten());
-        let outgoing = || self.legs.iter().flat_map(|(_, leg)| leg.outgoing.iter().flatten());
-        let flowing = tracks().map(|track| track.layers.iter().filter(|layer| layer.flow.flows(track.newest)).count());
-        let gauges = [
-            ("legs", self.legs.len()),
-            ("legs_connected", self.by_path.len()),
-            ("tracks", tracks().count()),
-            ("layers_flowing", flowing.sum()),
-            ("forwards", outgoing().filter(|outgoing| outgoing.source.is_some()).count()),
-            ("forwards_flowing", outgoing().filter(|outgoing| outgoing.current.is_some()).count()),
-        ];
-        self.counters.each().chain(gauges.map(|(name, value)| (name, value as u64))).collect()
-    }
-
-    /// Of each leg, bytes of RTP that came, those that were refused included, and bytes that were sent to it.
-    pub fn traffic(&self) -> Vec<(LegId, u64, u64)> {
-        let of = |leg: &Leg| (leg.id, leg.counters.bytes_in + leg.counters.bytes_refused, leg.counters.bytes_out);
-        self.legs.iter().map(|(_, leg)| of(leg)).collect()
-    }
-
-    /// What is known of one leg.
-    pub fn leg_stats(&self, leg: LegId) -> Option<Vec<(&'static str, u64)>> {
-        let leg = &self.legs[*self.by_id.get(&leg)?];
-        let reports = || leg.outgoing.iter().flatten().map(|outgoing| outgoing.report);
-        let counters = leg.counters;
-        Some(vec![
-            ("connected", u64::from(leg.ice.path().is_some())),
-            ("keyed", u64::from(leg.keys.is_some())),
-            ("packets_in_total", counters.packets_in),
-            ("bytes_in_total", counters.bytes_in),
-            ("bytes_refused_total", counters.bytes_refused),
-            ("packets_out_total", counters.packets_out),
-            ("bytes_out_total", counters.bytes_out),
-            ("nack_in_total", counters.nack_in),
-            ("pli_in_total", counters.pli_in),
-            ("sources", leg.streams.len() as u64),
-            ("tracks", leg.tracks.iter().flatten().count() as u64),
-            ("forwards", leg.outgoing.iter().flatten().filter(|outgoing| outgoing.source.is_some()).count() as u64),
-            ("lost_total", reports().map(|report| u64::try_from(report.lost).unwrap_or(0)).sum()),
-            ("fraction_lost_max", reports().map(|report| u64::from(report.fraction_lost)).max().unwrap_or(0)),
-            ("round_trip_microseconds", leg.round_trip.unwrap_or(0)),
-        ])
     }
 }

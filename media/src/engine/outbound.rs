@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use super::Engine;
-use super::counters::Counters;
+use super::counters::{Counters, KindCounters};
 use super::leg::{LayerKey, Leg, Outgoing, Track};
 use super::outbox::{Outbox, Path};
+use super::plan::Kind;
 use crate::proto::extensions::{Extension, ExtensionIds};
 use crate::proto::rtp::{self, FixedHeader};
 use crate::route::packet::{Codec, Packet};
@@ -35,7 +36,9 @@ impl Engine {
                 self.counters.dropped_group += 1;
                 continue;
             }
-            deliver(now, leg, outgoing, &track, place.layer, packet, &mut self.outbox, &mut self.counters);
+            let of_kind = &mut self.measured.kinds[track.kind].counters;
+            let counters = (&mut self.counters, of_kind);
+            deliver(now, leg, outgoing, &track, place.layer, packet, &mut self.outbox, counters);
         }
         if packet.codec == Codec::Vp8 {
             track.layers[place.layer].remember(Arc::clone(packet));
@@ -56,6 +59,7 @@ impl Engine {
         let out = &mut self.outbox;
         let start = out.start();
         let rewritten = sent.rewritten;
+        let kind = Kind::of(sent.packet.codec);
         if let Some((ssrc, pt)) = outgoing.transmit.rtx {
             let packet = Arc::clone(&sent.packet);
             let repair = outgoing.rtx_next;
@@ -83,6 +87,9 @@ impl Engine {
             keys.protector.protect_rtp(&mut out.bytes, start, header.len(), ssrc, rewritten.index);
         }
         let length = out.commit(start, path) as u64;
+        let of_kind = &mut self.measured.kinds[kind].counters;
+        of_kind.packets_out += 1;
+        of_kind.bytes_out += length;
         self.counters.rtx_out += 1;
         self.counters.rtp_out += 1;
         self.counters.rtp_out_bytes += length;
@@ -101,7 +108,7 @@ fn deliver(
     layer: usize,
     packet: &Arc<Packet>,
     outbox: &mut Outbox,
-    counters: &mut Counters,
+    (counters, of_kind): (&mut Counters, &mut KindCounters),
 ) {
     let (Some(path), Some(keys)) = (leg.ice.path(), &leg.keys) else { return };
     let Some(Some(outgoing)) = leg.outgoing.get_mut(index) else { return };
@@ -131,6 +138,8 @@ fn deliver(
             counters.trunk_out_distinct += u64::from(outgoing.layer.is_some() && !outgoing.doubled);
             counters.rtp_out += 1;
             counters.rtp_out_bytes += length as u64;
+            of_kind.packets_out += 1;
+            of_kind.bytes_out += length as u64;
             leg.counters.packets_out += 1;
             leg.counters.bytes_out += length as u64;
         }

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use crate::route::layers::Size;
+use crate::route::packet::Codec;
 use crate::srtp::{Master, Profile};
 
 /// A leg, by the number that the control plane gave it.
@@ -17,6 +18,16 @@ pub enum Kind {
     Audio,
     /// Video.
     Video,
+}
+
+impl Kind {
+    /// What a codec is for.
+    pub const fn of(codec: Codec) -> Self {
+        match codec {
+            Codec::Opus => Self::Audio,
+            Codec::Vp8 => Self::Video,
+        }
+    }
 }
 
 /// One payload type; it means the same on every line of the leg (RFC 8843).

@@ -23,7 +23,12 @@ impl Engine {
         let Some(mut track) = self.legs[key].tracks.get_mut(index).and_then(Option::take) else { return };
         let choices = track.choices();
         let paused = track.newest.is_none_or(|newest| now.since(newest) > PAUSED);
-        for (layer, choice) in track.layers.iter_mut().zip(&choices) {
+        let several = track.layers.len() > 1;
+        for (rank, (layer, choice)) in track.layers.iter_mut().zip(&choices).enumerate() {
+            let ceased = std::mem::replace(&mut layer.flowed, choice.flows) && !choice.flows;
+            if ceased && several {
+                self.measured.freezes[rank.min(2)] += 1;
+            }
             if paused || !choice.flows || track.subscribers.is_empty() {
                 layer.key_frames.settle();
             }

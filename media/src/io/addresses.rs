@@ -73,6 +73,7 @@ fn bind_one(address: SocketAddr) -> io::Result<UdpSocket> {
     let socket = UdpSocket::bind(address)?;
     socket.set_nonblocking(true)?;
     sys::enlarge_buffers(&socket);
+    sys::stamp_receipt(&socket);
     Ok(socket)
 }
 

@@ -11,6 +11,7 @@ mod tests;
 #[cfg(test)]
 mod tests_dialling;
 mod thread;
+mod traffic;
 
 use std::collections::VecDeque;
 use std::io;
@@ -24,6 +25,7 @@ use std::time::Duration;
 
 use crate::engine::plan::LegId;
 use crate::engine::{Command, Event};
+use crate::measure::Snapshot;
 use sys::EventFd;
 
 /// How long a question waits for the media thread, which answers within a millisecond or is stuck.
@@ -77,6 +79,7 @@ struct Shared {
     wake: EventFd,
     notices: Mutex<VecDeque<Notice>>,
     notify: EventFd,
+    published: Mutex<Arc<Snapshot>>,
     failed: AtomicBool,
     stopped: AtomicBool,
 }
@@ -133,6 +136,7 @@ impl MediaCore {
             wake: EventFd::new()?,
             notices: Mutex::default(),
             notify: EventFd::new()?,
+            published: Mutex::default(),
             failed: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
         });
@@ -188,6 +192,12 @@ impl MediaCore {
     /// Every counter and gauge; nothing once shut down.
     pub fn stats(&self) -> Result<Stats, Unavailable> {
         Ok(self.ask(Message::Stats)?.unwrap_or_default())
+    }
+
+    /// What was measured, as published last, at most a second ago. The media thread is not asked.
+    pub fn published(&self) -> Result<Arc<Snapshot>, Unavailable> {
+        self.check()?;
+        Ok(Arc::clone(&lock(&self.shared.published)))
     }
 
     /// What is known of one leg.

@@ -77,6 +77,36 @@ pub fn enlarge_buffers(socket: &UdpSocket) {
     }
 }
 
+/// Lets the kernel tell of each datagram when it was received.
+pub fn stamp_receipt(socket: &UdpSocket) {
+    let on: libc::c_int = 1;
+    let size = mem::size_of_val(&on) as libc::socklen_t;
+    let (level, option) = (libc::SOL_SOCKET, libc::SO_TIMESTAMPNS);
+    // SAFETY: value and size describe one live c_int. Failure leaves datagrams without a time, which callers expect.
+    unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, ptr::from_ref(&on).cast(), size) };
+}
+
+fn clock_nanos(clock: libc::clockid_t) -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: writes one timespec into a live variable; both clocks that are asked for exist on every Linux.
+    unsafe { libc::clock_gettime(clock, &raw mut time) };
+    nanos(time)
+}
+
+fn nanos(time: libc::timespec) -> u64 {
+    u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap_or(0)
+}
+
+/// The wall clock that the kernel stamps datagrams by; it may be set while the process runs.
+pub fn wall_nanos() -> u64 {
+    clock_nanos(libc::CLOCK_REALTIME)
+}
+
+/// The processor time that the calling thread has used.
+pub fn thread_cpu_nanos() -> u64 {
+    clock_nanos(libc::CLOCK_THREAD_CPUTIME_ID)
+}
+
 /// The IPv4 addresses of all interfaces that are up.
 pub fn local_ipv4_addresses() -> io::Result<Vec<Ipv4Addr>> {
     let mut first: *mut libc::ifaddrs = ptr::null_mut();
@@ -159,11 +189,28 @@ fn message(address: *mut RawAddress, length: libc::socklen_t, vector: *mut libc:
     message
 }
 
+/// Room for one control message with a time, aligned as the kernel's header wants it.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Control {
+    header: libc::cmsghdr,
+    time: libc::timespec,
+}
+
+/// When the kernel received a datagram, of a message that `recvmmsg` filled.
+fn receipt(header: &libc::msghdr, control: &Control) -> Option<u64> {
+    let whole = header.msg_controllen >= mem::size_of::<Control>() as _;
+    let kind = (control.header.cmsg_level, control.header.cmsg_type);
+    (whole && kind == (libc::SOL_SOCKET, libc::SCM_TIMESTAMPNS)).then(|| nanos(control.time))
+}
+
 /// Buffers for `recvmmsg`.
 pub struct Receiver {
     buffers: Box<[[u8; MAX_DATAGRAM]; BATCH]>,
     addresses: Box<[RawAddress; BATCH]>,
     lengths: Box<[usize; BATCH]>,
+    controls: Box<[Control; BATCH]>,
+    received: Box<[Option<u64>; BATCH]>,
 }
 
 impl Receiver {
@@ -173,6 +220,9 @@ impl Receiver {
             buffers: Box::new([[0; MAX_DATAGRAM]; BATCH]),
             addresses: Box::new([empty_address(); BATCH]),
             lengths: Box::new([0; BATCH]),
+            // SAFETY: plain numbers; all zeros are valid.
+            controls: Box::new([unsafe { mem::zeroed() }; BATCH]),
+            received: Box::new([None; BATCH]),
         }
     }
 
@@ -185,7 +235,12 @@ impl Receiver {
         let size = mem::size_of::<RawAddress>() as libc::socklen_t;
         let mut messages: [libc::mmsghdr; BATCH] =
             std::array::from_fn(|n| message(&raw mut self.addresses[n], size, &raw mut vectors[n]));
-        // SAFETY: every message points at an address, a vector and a buffer that outlive the call, with their true sizes.
+        for (message, control) in messages.iter_mut().zip(self.controls.iter_mut()) {
+            message.msg_hdr.msg_control = ptr::from_mut(control).cast();
+            message.msg_hdr.msg_controllen = mem::size_of::<Control>() as _;
+        }
+        // SAFETY: every message points at an address, a vector, a buffer and a control message that outlive the call,
+        // with their true sizes.
         let count = check(unsafe {
             let flags = libc::MSG_DONTWAIT;
             libc::recvmmsg(socket.as_raw_fd(), messages.as_mut_ptr(), BATCH as _, flags, ptr::null_mut())
@@ -194,7 +249,15 @@ impl Receiver {
             let truncated = message.msg_hdr.msg_flags & libc::MSG_TRUNC != 0;
             *length = if truncated { 0 } else { message.msg_len as usize };
         }
+        for (n, message) in messages[..count].iter().enumerate() {
+            self.received[n] = receipt(&message.msg_hdr, &self.controls[n]);
+        }
         Ok(count)
+    }
+
+    /// When the kernel received it, by `wall_nanos`'s clock.
+    pub fn received_nanos(&self, index: usize) -> Option<u64> {
+        self.received[index]
     }
 
     /// A received datagram and where it came from. A truncated one is empty.

@@ -56,6 +56,18 @@ fn plan(line: Line) -> Plan {
     Plan { payloads: vec![payload], extensions: vec![(MID.into(), 1)], lines: vec![line] }
 }
 
+/// What was published once this counter has come so far.
+fn published_when(core: &MediaCore, name: &str, value: u64) -> Arc<Snapshot> {
+    for _ in 0..500 {
+        let published = core.published().unwrap();
+        if published.numbers.iter().any(|series| series.name == name && series.value >= value) {
+            return published;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    panic!("{name} was not published");
+}
+
 #[test]
 fn packets_go_from_publisher_to_subscriber_until_the_leg_is_removed() {
     let core = MediaCore::start(&[any_port()]).unwrap();
@@ -97,7 +109,14 @@ fn packets_go_from_publisher_to_subscriber_until_the_leg_is_removed() {
     }
     let stats: std::collections::HashMap<_, _> = core.stats().unwrap().into_iter().collect();
     assert_eq!((stats["forwarded_total"], stats["legs"], stats["forwards_flowing"]), (500, 2, 1));
-    assert!(stats["forwarding_latency_packets_total"] >= 500);
+    assert_eq!(stats["forwarding_latency_packets_total"], 500);
+    assert!(stats["thread_cpu_ns_total"] > 0);
+    let published = published_when(&core, "datagrams_in_total", stats["datagrams_in_total"]);
+    let latency = published.histograms.iter().find(|series| series.name == "forwarding_latency_microseconds").unwrap();
+    assert_eq!(latency.value.count(), 500);
+    assert!(latency.value.sum() > 0, "it takes time, which the kernel's stamps show");
+    let batches = published.histograms.iter().find(|series| series.name == "send_batch_datagrams").unwrap();
+    assert!(batches.value.sum() >= stats["datagrams_out_total"]);
 
     core.command_and_wait(Command::RemoveLeg { leg: 2 }).unwrap();
     subscriber.set_nonblocking(true).unwrap();

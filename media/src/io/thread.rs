@@ -10,30 +10,23 @@ use std::thread::JoinHandle;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use super::sys::{self, BATCH, Receiver};
+use super::traffic::Traffic;
 use super::{Connect, Message, Notice, Shared, lock};
 use crate::engine::outbox::Path;
 use crate::engine::{Command, Engine, place};
-use crate::time::{Time, WallClock};
+use crate::measure::Snapshot;
+use crate::time::{MILLISECOND, Time, WallClock};
 
 /// Seconds from NTP's epoch to Unix's.
 const NTP_EPOCH: u64 = 2_208_988_800;
 /// Longest sleep without a deadline; only a safety net, as everything that matters wakes the thread.
 const IDLE_MILLIS: i32 = 1000;
+/// How often what was measured is put where others may read it.
+const PUBLISH: u64 = 500 * MILLISECOND;
 /// How long a full socket buffer is waited for before its datagrams are dropped.
 const SEND_PATIENCE_MILLIS: i32 = 2;
 /// Rounds of one socket before the others, commands and deadlines get their turn.
 const ROUNDS: usize = 4;
-
-/// What the thread itself counts.
-#[derive(Default)]
-struct Counters {
-    datagrams_in: u64,
-    datagrams_out: u64,
-    send_errors: u64,
-    send_dropped: u64,
-    latency_micros: u64,
-    latency_packets: u64,
-}
 
 /// Starts the thread. A panic in it, or a lost socket, ends as a `Failed` notice.
 pub fn spawn(sockets: Vec<UdpSocket>, shared: Arc<Shared>) -> io::Result<JoinHandle<()>> {
@@ -44,9 +37,9 @@ pub fn spawn(sockets: Vec<UdpSocket>, shared: Arc<Shared>) -> io::Result<JoinHan
     let mut seed = [0; 8];
     aws_lc_rs::rand::fill(&mut seed).map_err(|_| io::Error::other("no randomness"))?;
     let engine = Engine::new(wall, u64::from_ne_bytes(seed));
-    let counters = Counters::default();
     let sockets = sockets.into_iter().map(Some).collect();
-    let mut worker = Worker { sockets, shared: Arc::clone(&shared), engine, started, counters };
+    let traffic = Traffic::default();
+    let mut worker = Worker { sockets, shared: Arc::clone(&shared), engine, started, published: None, traffic };
     std::thread::Builder::new().name("media".into()).spawn(move || {
         match catch_unwind(AssertUnwindSafe(|| worker.run())) {
             Ok(Ok(())) => {}
@@ -66,7 +59,8 @@ struct Worker {
     shared: Arc<Shared>,
     engine: Engine,
     started: Instant,
-    counters: Counters,
+    published: Option<Time>,
+    traffic: Traffic,
 }
 
 impl Worker {
@@ -94,6 +88,7 @@ impl Worker {
                 self.engine.tick(now);
             }
             self.flush()?;
+            self.publish(now);
             let events = self.engine.take_events();
             if !events.is_empty() {
                 self.shared.notify(events.into_iter().map(Notice::Engine));
@@ -154,17 +149,24 @@ impl Worker {
     }
 
     fn stats(&self) -> super::Stats {
-        let counters = &self.counters;
         let mut stats = self.engine.stats();
-        stats.extend([
-            ("datagrams_in_total", counters.datagrams_in),
-            ("datagrams_out_total", counters.datagrams_out),
-            ("send_errors_total", counters.send_errors),
-            ("send_dropped_total", counters.send_dropped),
-            ("forwarding_latency_microseconds_total", counters.latency_micros),
-            ("forwarding_latency_packets_total", counters.latency_packets),
-        ]);
+        self.traffic.list(&mut stats);
+        stats.push(("thread_cpu_ns_total", sys::thread_cpu_nanos()));
         stats
+    }
+
+    /// Puts what was measured where others read it without a word to this thread.
+    fn publish(&mut self, now: Time) {
+        if self.published.is_some_and(|published| now.since(published) < PUBLISH) {
+            return;
+        }
+        self.published = Some(now);
+        let mut snapshot: Snapshot = self.engine.measure();
+        self.traffic.write(&mut snapshot);
+        let help = "Processor time of a media thread.";
+        let cpu = sys::thread_cpu_nanos() / 1000;
+        snapshot.number("thread_cpu_microseconds_total", help, vec![("thread", "0")], cpu);
+        *lock(&self.shared.published) = Arc::new(snapshot);
     }
 
     /// Takes what a socket has, a few batches at most, and sends what comes of each at once.
@@ -176,17 +178,23 @@ impl Worker {
                 Err(error) if is_transient(&error) => return Ok(()),
                 Err(error) => return Err(error),
             };
-            self.counters.datagrams_in += count as u64;
+            self.traffic.datagrams_in += count as u64;
+            self.traffic.receive_batches.observe(count as u64, 1);
             let now = self.now();
-            for index in 0..count {
+            let mut forwarded = [0; BATCH];
+            for (index, forwarded) in forwarded[..count].iter_mut().enumerate() {
+                let before = self.engine.counters.forwarded;
                 if let Some((peer, datagram)) = receiver.datagram(index) {
                     self.engine.datagram(now, Path { socket, peer }, datagram);
                 }
+                *forwarded = self.engine.counters.forwarded - before;
             }
-            let made = self.engine.outbox.len() as u64;
             self.flush()?;
-            self.counters.latency_packets += made;
-            self.counters.latency_micros += made * self.now().since(now);
+            let sent = sys::wall_nanos();
+            for (index, times) in forwarded.into_iter().enumerate().filter(|(_, times)| *times > 0) {
+                let micros = sent.saturating_sub(receiver.received_nanos(index).unwrap_or(sent)) / 1000;
+                self.traffic.forwarding.observe(micros, times);
+            }
             if count < BATCH {
                 break;
             }
@@ -222,12 +230,13 @@ impl Worker {
             while !rest.is_empty() {
                 match sys::send(socket, rest) {
                     Ok(sent) => {
-                        self.counters.datagrams_out += sent as u64;
+                        self.traffic.datagrams_out += sent as u64;
+                        self.traffic.send_batches.observe(sent as u64, 1);
                         rest = &rest[sent..];
                     }
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                         if waited {
-                            self.counters.send_dropped += rest.len() as u64;
+                            self.traffic.send_dropped += rest.len() as u64;
                             break;
                         }
                         waited = true;
@@ -236,7 +245,7 @@ impl Worker {
                     }
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                     Err(_) => {
-                        self.counters.send_errors += 1; // unreachable, forbidden by a firewall, too long: this one only
+                        self.traffic.send_errors += 1; // unreachable, forbidden by a firewall, too long: this one only
                         rest = &rest[1..];
                     }
                 }

@@ -1,7 +1,7 @@
 //! What a receiver report says of one source: loss, jitter, and the last sender report (RFC 3550, A.3 and A.8).
 
 use crate::proto::rtcp::Block;
-use crate::time::Time;
+use crate::time::{SECOND, Time};
 
 /// A sender report as it was received: the source's clocks at one instant, and ours.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -14,6 +14,17 @@ pub struct SenderClock {
     pub arrival: Time,
 }
 
+/// What came, and what did not, between the last two reports on a source.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Lately {
+    /// Packets received.
+    pub received: u64,
+    /// Packets missing.
+    pub lost: u64,
+    /// Interarrival jitter at the last report, in microseconds.
+    pub jitter: u64,
+}
+
 /// Reception statistics of one source.
 #[derive(Clone, Debug, Default)]
 pub struct Reception {
@@ -24,6 +35,8 @@ pub struct Reception {
     received_before: u64,
     transit: Option<u32>,
     jitter: u32, // in sixteenths of a tick
+    rate: u32,
+    lately: Lately,
     clock: Option<SenderClock>,
 }
 
@@ -33,6 +46,7 @@ impl Reception {
         self.first = Some(self.first.map_or(index, |first| first.min(index)));
         self.highest = self.highest.max(index);
         self.received += 1;
+        self.rate = rate;
         let transit = now.ticks_since(Time::default(), rate).wrapping_sub(timestamp);
         if let Some(before) = self.transit.replace(transit) {
             let difference = (transit.wrapping_sub(before) as i32).unsigned_abs();
@@ -51,6 +65,11 @@ impl Reception {
         self.clock
     }
 
+    /// What the last report was about.
+    pub fn lately(&self) -> Lately {
+        self.lately
+    }
+
     /// The report block for the time since the last one; `None` if nothing was ever received.
     pub fn report(&mut self, ssrc: u32, now: Time) -> Option<Block> {
         let expected = self.highest - self.first? + 1;
@@ -58,6 +77,11 @@ impl Reception {
         let expected_now = expected - self.expected_before;
         let lost_now = expected_now as i64 - (self.received - self.received_before) as i64;
         self.expected_before = expected;
+        self.lately = Lately {
+            received: self.received - self.received_before,
+            lost: lost_now.max(0) as u64,
+            jitter: u64::from(self.jitter >> 4) * SECOND / u64::from(self.rate.max(1)),
+        };
         self.received_before = self.received;
         let fraction_lost =
             if expected_now == 0 || lost_now <= 0 { 0 } else { ((lost_now << 8) / expected_now as i64).min(255) as u8 };
@@ -78,7 +102,7 @@ impl Reception {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::time::{MILLISECOND, SECOND};
+    use crate::time::MILLISECOND;
 
     #[test]
     fn loss_is_counted_per_report_and_in_all() {
@@ -90,11 +114,13 @@ mod tests {
         let block = reception.report(1, Time::default()).unwrap();
         assert_eq!((block.lost, block.highest), (25, 65_629));
         assert_eq!(block.fraction_lost, 64);
+        assert_eq!((reception.lately().received, reception.lately().lost), (75, 25));
         for index in 65_630..65_730 {
             reception.on_packet(index, 0, Time::default(), 90_000);
         }
         let block = reception.report(1, Time::default()).unwrap();
         assert_eq!((block.lost, block.fraction_lost), (25, 0));
+        assert_eq!((reception.lately().received, reception.lately().lost), (100, 0));
     }
 
     #[test]
@@ -119,6 +145,7 @@ mod tests {
         assert_eq!(steady.report(1, Time::default()).unwrap().jitter, 0);
         let jitter = unsteady.report(1, Time::default()).unwrap().jitter;
         assert!((440..=451).contains(&jitter), "5 ms are 450 ticks, not {jitter}");
+        assert_eq!(unsteady.lately(), Lately { received: 200, lost: 0, jitter: u64::from(jitter) * SECOND / 90_000 });
     }
 
     #[test]

@@ -6,6 +6,7 @@ mod flow;
 mod hostile;
 mod ice;
 mod lifecycle;
+mod observed;
 mod people;
 mod repair;
 mod reports;
