@@ -9,6 +9,7 @@ import signal
 import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack, suppress
+from dataclasses import replace
 from typing import Any
 
 from . import __version__
@@ -17,7 +18,7 @@ from .check import warn_at_start
 from .config import Config, Permission
 from .core.commands import ConferenceEnded, Count
 from .core.ids import Device, DeviceId, SessionId, UserId
-from .core.policy import Limits, Policy
+from .core.policy import Policy
 from .errors import ExitCode, FatalError
 from .http import FocusInfo, HttpServer
 from .matrix import Matrix, MatrixSettings
@@ -39,7 +40,6 @@ def run(config: Config) -> int:
 def policy_of(config: Config) -> Policy:
     """The operator's decisions as the core needs them."""
     conferences = config.conferences
-    limits = conferences.limits
     return Policy(
         focus=_focus(config),
         session_id=SessionId("sfu"),
@@ -49,19 +49,13 @@ def policy_of(config: Config) -> Policy:
         permissions=config.bot.permissions,
         invite_wait=conferences.invite_wait,
         held_timeout=conferences.held_timeout,
+        kick_time=conferences.kick_time,
         ping_interval=conferences.ping_interval,
         ping_timeout=conferences.ping_timeout,
         trunk_session=SessionId(secrets.token_urlsafe(12)),
         cascade=config.cascade.enabled,
         peers=frozenset(config.cascade.peers),
-        limits=Limits(
-            trunks=config.cascade.trunks,
-            legs_per_user=limits.legs_per_user,
-            legs_per_conference=limits.legs_per_conference,
-            legs=limits.legs,
-            held_legs=limits.held_legs,
-            held_legs_per_user=limits.held_legs_per_user,
-        ),
+        limits=replace(conferences.limits, trunks=config.cascade.trunks),
     )
 
 

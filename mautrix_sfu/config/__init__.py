@@ -1,6 +1,7 @@
 """The operator's configuration: read, checked, kept up to date on disk, and turned into a registration."""
 
 from .file import ConfigFile, write_atomically
+from .limits import DEFAULT_LIMITS, LIMITS, Limit, LimitError, Limits, limit_named
 from .model import (
     AppserviceConfig,
     BotConfig,
@@ -10,7 +11,6 @@ from .model import (
     DatabaseConfig,
     HomeserverConfig,
     HttpConfig,
-    LimitsConfig,
     MediaConfig,
     MetricsConfig,
     Permission,
@@ -19,6 +19,8 @@ from .options import ConfigError, example_text, parse
 from .registration import generate, new_token
 
 __all__ = [
+    "DEFAULT_LIMITS",
+    "LIMITS",
     "AppserviceConfig",
     "BotConfig",
     "CascadeConfig",
@@ -29,12 +31,15 @@ __all__ = [
     "DatabaseConfig",
     "HomeserverConfig",
     "HttpConfig",
-    "LimitsConfig",
+    "Limit",
+    "LimitError",
+    "Limits",
     "MediaConfig",
     "MetricsConfig",
     "Permission",
     "example_text",
     "generate",
+    "limit_named",
     "new_token",
     "parse",
     "write_atomically",

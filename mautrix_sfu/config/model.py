@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
 
+from .limits import Limits
+
 
 @dataclass(frozen=True, slots=True)
 class HomeserverConfig:
@@ -52,17 +54,6 @@ class MediaConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class LimitsConfig:
-    """How many legs at a time."""
-
-    legs_per_user: int
-    legs_per_conference: int
-    legs: int
-    held_legs: int
-    held_legs_per_user: int
-
-
-@dataclass(frozen=True, slots=True)
 class ConferenceConfig:
     """Whom the focus serves, and how long it waits."""
 
@@ -73,7 +64,8 @@ class ConferenceConfig:
     held_timeout: float
     ping_interval: float
     ping_timeout: float
-    limits: LimitsConfig
+    kick_time: float
+    limits: Limits  # all but trunks, which is in the cascade section
 
 
 @dataclass(frozen=True, slots=True)

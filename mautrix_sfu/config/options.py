@@ -16,6 +16,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from yarl import URL
 
+from .limits import LIMITS, Limit, Limits
 from .model import (
     AppserviceConfig,
     BotConfig,
@@ -25,7 +26,6 @@ from .model import (
     DatabaseConfig,
     HomeserverConfig,
     HttpConfig,
-    LimitsConfig,
     MediaConfig,
     MetricsConfig,
     Permission,
@@ -104,6 +104,14 @@ def _integer(low: int, high: int, what: str = "a whole number") -> _Kind[int]:
         return int(value)
 
     return _Kind(f"{what} from {low} to {high}", parse)
+
+
+def _limit(limit: Limit) -> _Kind[int]:
+    def parse(value: Any) -> int:
+        _require(isinstance(value, int) and not isinstance(value, bool))
+        return limit.check(int(value))
+
+    return _Kind(limit.expected, parse)
 
 
 def _seconds(low: float, high: float) -> _Kind[float]:
@@ -315,13 +323,8 @@ def _conferences(section: _Section) -> ConferenceConfig:
         held_timeout=section.take("held_timeout", _seconds(1, 3600)),
         ping_interval=section.take("ping_interval", _seconds(1, 30)),
         ping_timeout=section.take("ping_timeout", _seconds(2, 600)),
-        limits=LimitsConfig(
-            legs_per_user=limits.take("legs_per_user", _COUNT),
-            legs_per_conference=limits.take("legs_per_conference", _COUNT),
-            legs=limits.take("legs", _COUNT),
-            held_legs=limits.take("held_legs", _COUNT),
-            held_legs_per_user=limits.take("held_legs_per_user", _COUNT),
-        ),
+        kick_time=section.take("kick_time", _seconds(0, 86400)),
+        limits=Limits(**{limit.name: limits.take(limit.name, _limit(limit)) for limit in LIMITS if not limit.option}),
     )
 
 

@@ -60,12 +60,16 @@ def newest(allowed: Iterable[tuple[Room, Device, Standing]], conf_id: ConfId) ->
 def limit_hit(peer: Device, place: Place, legs: Iterable[Leg], replaced: list[Leg], policy: Policy) -> str | None:
     """The first limit that one more leg would break, by name."""
     limits = policy.limits
-    total = held = of_user = held_of_user = in_conference = 0
+    total = held = of_user = of_homeserver = held_of_user = in_conference = 0
+    running: set[ConferenceKey] = set()
     for leg in legs:
         if leg in replaced:
             continue
         total += 1
         is_held = leg.grade is Grade.HELD
+        of_homeserver += leg.peer.homeserver == peer.homeserver
+        if leg.conference is not None:
+            running.add(leg.conference)
         held += is_held
         if leg.peer.user_id == peer.user_id:
             of_user += 1
@@ -76,6 +80,10 @@ def limit_hit(peer: Device, place: Place, legs: Iterable[Leg], replaced: list[Le
         return "legs"
     if of_user >= limits.legs_per_user:
         return "legs_per_user"
+    if of_homeserver >= limits.legs_per_homeserver:
+        return "legs_per_homeserver"
+    if place.key not in running and len(running) >= limits.conferences:
+        return "conferences"
     if in_conference >= limits.legs_per_conference:
         return "legs_per_conference"
     if place.standing.grade is Grade.HELD:

@@ -272,6 +272,14 @@ class StopForward:
 
 
 @dataclass(frozen=True, slots=True)
+class CapLeg:
+    """What this leg may send from now on; the media core drops what is beyond."""
+
+    leg: LegId
+    kbits: int | None  # kbit/s; None: anything
+
+
+@dataclass(frozen=True, slots=True)
 class DescribeTrack:
     """Tell the media core what the publisher says of a track: the size of its highest layer."""
 
@@ -378,6 +386,7 @@ Command = (
     | Forward
     | ForwardLayers
     | StopForward
+    | CapLeg
     | DescribeTrack
     | StoreLeg
     | ForgetLeg

@@ -84,6 +84,7 @@ class Conference:
     def publications_changed(self, leg: Leg, now: float) -> None:
         """This leg publishes something else than before."""
         self._mutes.stale = self._mutes.stale or leg.trunk
+        leg.note_beyond("tracks_per_leg", leg.published.refused)
         self._watch_held(leg, now)
         if leg.trunk:
             self._keep_in_mind(leg)
@@ -226,7 +227,8 @@ class Conference:
             for track in stream.tracks:
                 viewer.names.track(track.key, stream.stream_id)
         visible = {track.key: track for stream in streams for track in stream.tracks}
-        ended, moved = viewer.subscriptions.grant(visible)
+        ended, moved = viewer.subscriptions.grant(visible, viewer.subscription_limit)
+        viewer.note_beyond("subscriptions_per_leg", viewer.subscriptions.refused)
         for grant in ended:
             self._stop(viewer, grant)
         self._forward(viewer, moved, viewer.subscriptions.sizes())

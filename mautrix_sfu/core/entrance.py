@@ -14,6 +14,7 @@ from .membership import Room, Rooms
 from .outbox import Outbox
 from .rate import Rate
 from .sequence import CallKey
+from .shares import Shares
 from .trunks import Trunks
 
 BY_THE_OPERATOR = frozenset(("banned", "not_allowed", "guest"))  # no room state that is on its way changes these
@@ -22,11 +23,12 @@ BY_THE_OPERATOR = frozenset(("banned", "not_allowed", "guest"))  # no room state
 class Entrance:
     """Where invites come in."""
 
-    def __init__(self, books: Books, rooms: Rooms, grades: Grades, trunks: Trunks, out: Outbox) -> None:
+    def __init__(self, books: Books, rooms: Rooms, grades: Grades, trunks: Trunks, shares: Shares, out: Outbox) -> None:
         self._books = books
         self._rooms = rooms
         self._grades = grades
         self._trunks = trunks
+        self._shares = shares
         self._out = out
         self._lobby = Lobby()
         self._rate = Rate(*self._invites())
@@ -120,7 +122,7 @@ class Entrance:
             return True
         conference = self._books.conferences.get(key) if key is not None else None
         running = conference is not None and bool(conference.participants)
-        cause = doors.refuse_new(running=running)
+        cause = doors.refuse_new(running=running) or self._shares.full(key)
         if cause is None or (live and not doors.moved):
             return False
         self._out.count(Counter.BOUNDS_HIT, cause)
@@ -147,4 +149,5 @@ class Entrance:
         leg.pending = PendingOffer(invite.metadata, Via.INVITE)
         self._books.add(leg, key, now)
         self._out.put(OpenLeg(leg.id, leg.peer))
+        self._shares.opened(leg)
         self._out.put(ApplyOffer(leg.id, invite.sdp))

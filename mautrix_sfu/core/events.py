@@ -207,6 +207,13 @@ class OverloadChanged:
     cause: str | None  # out of a fixed set
 
 
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """What the media core counted: bytes that came from and went to each leg, since the leg began."""
+
+    legs: Mapping[LegId, tuple[int, int]]
+
+
 OperatorEvent = Kick | EndConference | SetMuted | PolicyChanged | DrainChanged | OverloadChanged
 
 
@@ -468,6 +475,7 @@ class BadMessage:
     code: str
     message: str
     in_reply_to: str | None  # the type of the message, where it could be read
+    bound: str | None = None  # the limit that it is beyond, if it is that
 
 
 ChannelMessage = ChannelNegotiate | MetadataChanged | TrackSubscription | Ping | Pong | ConnectToFocus | BadMessage
@@ -483,6 +491,7 @@ Event = (
     | CaughtUp
     | Stopping
     | OperatorEvent
+    | Traffic
     | ToDevice
     | InviteMade
     | OfferApplied

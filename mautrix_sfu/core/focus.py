@@ -26,6 +26,7 @@ from .operator import Operator
 from .outbox import Outbox
 from .policy import Policy
 from .sequence import Sequencer
+from .shares import Shares
 from .trunks import Trunks
 from .view import FocusView, LegView, LinkView, TrackView
 
@@ -44,7 +45,8 @@ class Focus:
         self._cascade = Cascade(policy.focus)
         self._grades = Grades(self._books, self._rooms, self._cascade, self._out)
         self._trunks = Trunks(self._books, self._rooms, self._cascade, self._grades, self._out)
-        self._entrance = Entrance(self._books, self._rooms, self._grades, self._trunks, self._out)
+        self._shares = Shares(self._books, self._out)
+        self._entrance = Entrance(self._books, self._rooms, self._grades, self._trunks, self._shares, self._out)
         self._dialogue = Dialogue(self._books, self._grades, self._out)
         self._operator = Operator(self._books, self._rooms, self._grades, self._out)
         self._reread_at = 0.0
@@ -148,6 +150,11 @@ class Focus:
             dict(self._books.mutes.users),
         )
 
+    def hears(self, leg_id: LegId, now: float) -> bool:
+        """Whether this leg may say something more on its data channel now; that counts as said."""
+        leg = self._books.legs.get(leg_id)
+        return leg is None or leg.hears(now)
+
     @property
     def busy(self) -> bool:
         """Whether anybody is in a call: a drain waits for that."""
@@ -226,6 +233,9 @@ class Focus:
             ):
                 self._operator.handle(event, now)
                 self._entrance.policy_changed()
+                self._shares.policy_changed()
+            case ev.Traffic():
+                self._shares.measured(event.legs, now)
             case ev.Invite() | ev.Answer() | ev.Hangup() | ev.DeviceNegotiate() | ev.Noted():
                 for message in self._sequencer.accept(event, now):
                     self._signal(message, now)
@@ -303,6 +313,8 @@ class Focus:
             case ev.ConnectToFocus():
                 self._connect_to_focus(leg, event, now)
             case ev.BadMessage():
+                if event.bound is not None:
+                    self._out.count(Counter.BOUNDS_HIT, event.bound)
                 if not leg.complain(event.code, event.message, event.in_reply_to, now):
                     self._grades.end(leg, REASON_REFUSED, now)
             case _:

@@ -25,6 +25,7 @@ from .names import Names
 from .offers import Action, Offers
 from .outbox import Outbox
 from .policy import Policy
+from .rate import Rate
 from .subscriptions import Grant, Subscriptions
 from .timers import Timers
 from .tracks import Publications, RemotePublications
@@ -120,7 +121,10 @@ class Leg:
         self.state = State.INVITING if dials else State.ANSWERING
         self.pending: PendingOffer | None = None
         self.answer: SendAnswer | None = None
-        self.published: Published = trunk if trunk is not None else Publications(self.peer, leg_id)
+        limits = policy.limits
+        self.published: Published = (
+            trunk if trunk is not None else Publications(self.peer, leg_id, limits.tracks_per_leg)
+        )
         self.names = Names()
         self.subscriptions = Subscriptions(self.names)
         self.offers = Offers()
@@ -132,6 +136,8 @@ class Leg:
         self._out = out
         self._timers = timers
         self._next_seq = 0
+        self._messages = Rate(2 * limits.messages_per_second, limits.messages_per_second)
+        self._beyond: set[str] = set()  # limits that it was told to be beyond
         self._told: Advertised | None = None  # what the peer was sent last
 
     # ------------------------------------------------------------ state
@@ -178,6 +184,7 @@ class Leg:
     def policy_changed(self, policy: Policy, now: float) -> None:
         """Live by another policy from now on."""
         self._policy = policy
+        self._messages.change(2 * policy.limits.messages_per_second, policy.limits.messages_per_second)
         if self.liveness is not None:
             self.liveness.retime(now, policy.ping_interval, policy.ping_timeout)
             self.set_timer(Timer.LIVENESS, self.liveness.deadline())
@@ -222,6 +229,25 @@ class Leg:
         if self.state is State.OPEN:
             self._out.put(ChannelError(self.id, code, message, in_reply_to))
         return not self.bad_messages.add(now)
+
+    def hears(self, now: float) -> bool:
+        """Whether one more message of its data channel is looked at."""
+        return self._messages.allow(None, now)
+
+    def note_beyond(self, limit: str, refused: int) -> None:
+        """It asks for more than a limit allows, or not any more: told and counted when that begins."""
+        if not refused:
+            self._beyond.discard(limit)
+        elif limit not in self._beyond:
+            self._beyond.add(limit)
+            self._out.count(Counter.BOUNDS_HIT, limit)
+            if self.state is State.OPEN:
+                self._out.put(ChannelError(self.id, "limit", f"{refused} too many: {limit}", None))
+
+    @property
+    def subscription_limit(self) -> int | None:
+        """How many tracks it is sent at most; other foci ask for all of their people."""
+        return None if self.trunk else self._policy.limits.subscriptions_per_leg
 
     # ------------------------------------------------------------ what it is shown
 

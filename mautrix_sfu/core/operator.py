@@ -10,8 +10,10 @@ from .commands import Level
 from .events import DrainChanged, EndConference, Kick, OperatorEvent, OverloadChanged, PolicyChanged, SetMuted
 from .grades import REASON_BUSY, Grades
 from .ids import Kind, UserId
+from .leg import Leg
 from .membership import Rooms
 from .outbox import Outbox
+from .tracks import Publications
 
 REASON_ENDED = "user_hangup"  # of a leg that an operator ends
 
@@ -110,8 +112,19 @@ class Operator:
         self._books.policy = policy
         for leg in self._books.legs.values():
             leg.policy_changed(policy, now)
+            self._republish(leg, now)
         self._grades.evaluate(self._books.legs.values(), now)
         self._books.unsettled.update(self._books.conferences)
+
+    def _republish(self, leg: Leg, now: float) -> None:
+        conference = self._books.conference_of(leg)
+        changed = isinstance(leg.published, Publications) and leg.published.set_limit(
+            self._books.policy.limits.tracks_per_leg
+        )
+        if conference is not None:
+            if changed:
+                conference.publications_changed(leg, now)
+            conference.refresh(leg, now)
 
     def _move_all(self, now: float) -> None:
         """The drain's deadline: who is left is told that this focus takes nobody, and so to take another."""

@@ -3,23 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from ..config import Permission
+from ..config import DEFAULT_LIMITS, LIMITS, Limit, Limits, Permission, limit_named
 from .ids import Device, SessionId
 
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Bounds that are configuration; those that are not stand where they are used."""
-
-    legs_per_user: int = 8
-    legs_per_conference: int = 200
-    legs: int = 2000
-    held_legs: int = 200
-    held_legs_per_user: int = 2
-    trunks: int = 64
-    invites_per_user: int = 48  # a minute, or so many at once
+__all__ = ["DEFAULT_LIMITS", "Limits", "Policy", "limits_of", "with_limit"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +29,7 @@ class Policy:
     trunk_session: SessionId = SessionId("focus")  # between foci: random per process start
     cascade: bool = True
     peers: frozenset[str] = frozenset()  # permitted foci, by user id or server name; empty: any in a conference's set
-    limits: Limits = field(default_factory=Limits)
+    limits: Limits = DEFAULT_LIMITS
 
     @property
     def permitted(self) -> frozenset[str]:
@@ -57,3 +46,15 @@ class Policy:
             if key in self.permissions:
                 return self.permissions[key] >= Permission.USE
         return False
+
+
+def limits_of(policy: Policy) -> list[tuple[Limit, int]]:
+    """Every limit with its value in force."""
+    return [(limit, getattr(policy.limits, limit.name)) for limit in LIMITS]
+
+
+def with_limit(policy: Policy, name: str, value: int | str) -> Policy:
+    """The policy with one limit changed; raises LimitError, in words for the operator."""
+    limit = limit_named(name)
+    number = limit.parse(value) if isinstance(value, str) else limit.check(value)
+    return replace(policy, limits=replace(policy.limits, **{limit.name: number}))

@@ -34,6 +34,7 @@ class Subscriptions:
         self._desired: dict[Pair, Wanted] = {}
         self._next_slot = 0
         self.granted: dict[TrackKey, Grant] = {}
+        self.refused = 0  # tracks that are there and beyond the limit
 
     def subscribe(self, wanted: Wanted) -> bool:
         """Ask for a track, or for another size of it; False if the oldest one unfulfilled was dropped for it."""
@@ -70,12 +71,18 @@ class Subscriptions:
                 found[key] = wanted.layers or ((wanted.width, wanted.height),)
         return found
 
-    def grant(self, visible: Mapping[TrackKey, PublishedTrack]) -> tuple[list[Grant], list[Grant]]:
-        """Bring what is granted in line with what is desired and visible.
+    def grant(
+        self, visible: Mapping[TrackKey, PublishedTrack], limit: int | None = None
+    ) -> tuple[list[Grant], list[Grant]]:
+        """Bring what is granted in line with what is desired and visible, at most `limit`: who came first stays.
 
         Returns what is not sent any more, and what goes on from another m-line or leg than before.
         """
         wanted = self.sizes().keys() & visible.keys()
+        self.refused = 0
+        if limit is not None and len(wanted) > limit:
+            self.refused = len(wanted) - limit
+            wanted = set(sorted(wanted, key=lambda key: (key not in self.granted, key))[:limit])
         ended = [self.granted.pop(key) for key in [k for k in self.granted if k not in wanted]]
         moved: list[Grant] = []
         for key in sorted(wanted):

@@ -46,7 +46,9 @@ class Publications:
     until the offer comes that ends it.
     """
 
-    def __init__(self, owner: Device, leg: LegId) -> None:
+    def __init__(self, owner: Device, leg: LegId, limit: int) -> None:
+        self._limit = limit
+        self.refused = 0  # tracks beyond the limit, which count for nothing
         self._owner = owner
         self._leg = leg
         self._received: tuple[ReceivedTrack, ...] = ()
@@ -62,6 +64,11 @@ class Publications:
         self._received = received
         return self._derive()
 
+    def set_limit(self, limit: int) -> bool:
+        """Another number of tracks counts from now on; True if that changes anything."""
+        self._limit = limit
+        return self._derive()
+
     def set_metadata(self, metadata: Metadata, now: float = 0.0) -> bool:
         """Take the whole new metadata; entries of streams that this leg does not publish count for nothing."""
         self._metadata = metadata
@@ -75,9 +82,13 @@ class Publications:
         tracks: dict[TrackKey, PublishedTrack] = {}
         by_stream: dict[StreamId, list[PublishedTrack]] = {}
         once_described, self._described = self._described, frozenset()
+        self.refused = 0
         for received in self._received:
             key = TrackKey(self._owner, received.track_id)
             if key in tracks:
+                continue
+            if len(tracks) >= self._limit:
+                self.refused += 1
                 continue
             stream_id = named.get(received.track_id, received.stream_id)
             described = self._metadata.get(stream_id)
@@ -126,6 +137,7 @@ class RemotePublications:
         self.streams: Mapping[StreamId, PublishedStream] = {}
         self.tracks: Mapping[TrackKey, PublishedTrack] = {}
         self.ended: set[Mid] = set()  # m-lines that stopped since it was last read, whatever came on them again
+        self.refused = 0  # what it shows is bounded by its messages
         self.dropped = 0  # streams given up since it was last read
 
     def set_received(self, received: tuple[ReceivedTrack, ...], now: float) -> bool:

@@ -108,6 +108,8 @@ class Executor:
                 self._media.forward_layers(command.leg, command.mid, command.source, command.source_mid, command.sizes)
             case cmd.StopForward():
                 self._media.stop_forward(command.leg, command.mid)
+            case cmd.CapLeg():
+                self._media.set_bitrate(command.leg, None if command.kbits is None else command.kbits * 1000)
             case cmd.DescribeTrack():
                 self._media.describe_track(command.leg, command.mid, command.width, command.height)
             case cmd.StoreLeg():

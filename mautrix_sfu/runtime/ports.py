@@ -54,6 +54,12 @@ class MediaPort(Protocol):
     def set_credentials(self, leg: LegId, ufrag: str, pwd: str) -> None:
         """Take new ICE credentials; the old ones hold until these are used."""
 
+    def set_bitrate(self, leg: LegId, bits_per_second: int | None) -> None:
+        """Drop what the peer sends beyond this; None: nothing."""
+
+    def traffic(self) -> Sequence[tuple[LegId, int, int]]:
+        """Of each leg the bytes that came and that were sent."""
+
     def set_group(self, leg: LegId, group: int) -> None:
         """Put a leg into a conference."""
 

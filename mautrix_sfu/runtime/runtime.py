@@ -196,9 +196,11 @@ class Runtime:
             if event_type not in to_device.TYPES:
                 continue
             try:
-                messages.append(to_device.decode(sender, event_type, content))
+                messages.append(to_device.decode(sender, event_type, content, self.policy.limits))
             except MalformedError as error:
                 self._metrics.count("bad_messages", error.code)
+                if error.bound is not None:
+                    self._metrics.count("bounds_hit", error.bound)
                 refusal = to_device.refusal(sender, event_type, content, self._policy.session_id)
                 if refusal is not None and self._refusals.allow(sender, self._clock()):
                     self._carry_out([refusal])
@@ -292,7 +294,11 @@ class Runtime:
 
     def on_channel_text(self, leg: LegId, text: str) -> None:
         """Take a data-channel message."""
-        self._feed(channel.decode(leg, text))
+        if self._focus.hears(leg, self._clock()):
+            self._feed(channel.decode(leg, text, self.policy.limits))
+        else:
+            bound = "messages_per_second"
+            self._feed(ev.BadMessage(leg, "too_many", f"too many messages: {bound}", None, bound))
 
     def on_channel_garbage(self, leg: LegId, why: str) -> None:
         """Take word of a data-channel message that is not even text."""

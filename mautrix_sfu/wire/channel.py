@@ -26,23 +26,23 @@ from ..core.events import (
     Wanted,
 )
 from ..core.ids import Device, DeviceId, LegId, UserId
+from ..core.policy import DEFAULT_LIMITS, Limits
 from .fields import Json, MalformedError, items, metadata, obj, pixels, stream_and_track, text
 from .to_device import description_of, metadata_json, metadata_of
 
-MAX_MESSAGE = 262144  # bytes: what WebRTC implementations send in one message (a=max-message-size)
-MAX_CHANNEL_SDP = 250_000  # characters
 MAX_SUBSCRIPTIONS = 1000  # entries of one message
 MAX_LAYERS = 16  # sizes of one entry
 ERROR_TYPE = "org.matrix.msc3898.error"
 SPEAKER_TYPE = "org.matrix.msc3898.active_speaker"
 
 
-def decode(leg: LegId, message: str) -> ChannelMessage:
+def decode(leg: LegId, message: str, limits: Limits = DEFAULT_LIMITS) -> ChannelMessage:
     """A text message; what cannot be understood becomes a BadMessage."""
     event_type: str | None = None
     try:
-        if len(message) > MAX_MESSAGE:
-            raise MalformedError("too_large", f"message is longer than {MAX_MESSAGE}")
+        size = limits.message_size
+        if len(message) > size or (not message.isascii() and len(message.encode(errors="replace")) > size):
+            raise MalformedError("too_large", f"message is longer than {size} bytes", "message_size")
         try:
             value = json.loads(message)
         except (ValueError, RecursionError):
@@ -51,15 +51,15 @@ def decode(leg: LegId, message: str) -> ChannelMessage:
             raise MalformedError("not_json", "message is not a JSON object")
         event_type = text(value, "type")
         content = value.get("content")
-        return _decode(leg, event_type, content if isinstance(content, dict) else {})
+        return _decode(leg, event_type, content if isinstance(content, dict) else {}, limits)
     except MalformedError as error:
-        return BadMessage(leg, error.code, str(error), event_type)
+        return BadMessage(leg, error.code, str(error), event_type, error.bound)
 
 
-def _decode(leg: LegId, event_type: str, content: Json) -> ChannelMessage:
+def _decode(leg: LegId, event_type: str, content: Json, limits: Limits) -> ChannelMessage:
     match event_type:
         case "m.call.negotiate":
-            kind, sdp = description_of(obj(content, "description"), MAX_CHANNEL_SDP)
+            kind, sdp = description_of(obj(content, "description"), limits.channel_sdp, "channel_sdp")
             return ChannelNegotiate(leg, kind, sdp, metadata_of(content))
         case "m.call.sdp_stream_metadata_changed":
             found = metadata_of(content)

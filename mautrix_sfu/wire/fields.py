@@ -21,9 +21,10 @@ Json = Mapping[str, Any]
 class MalformedError(ValueError):
     """A message that cannot be used. `code` is out of a fixed set; the text may be shown to its sender."""
 
-    def __init__(self, code: str, message: str) -> None:
+    def __init__(self, code: str, message: str, bound: str | None = None) -> None:
         super().__init__(message)
         self.code = code
+        self.bound = bound  # the operator's limit that it is beyond, if it is that
 
 
 def obj(content: Json, key: str) -> Json:
@@ -34,23 +35,23 @@ def obj(content: Json, key: str) -> Json:
     return value
 
 
-def text(content: Json, key: str, limit: int = MAX_ID) -> str:
+def text(content: Json, key: str, limit: int = MAX_ID, bound: str | None = None) -> str:
     """A required, non-empty string of at most `limit` characters."""
     value = content.get(key)
     if not isinstance(value, str) or not value:
         raise MalformedError("missing_field", f"{key} is missing")
     if len(value) > limit:
-        raise MalformedError("too_large", f"{key} is longer than {limit}")
+        raise MalformedError("too_large", f"{key} is longer than {limit}", bound)
     return value
 
 
-def optional_text(content: Json, key: str, limit: int = MAX_ID) -> str | None:
+def optional_text(content: Json, key: str, limit: int = MAX_ID, bound: str | None = None) -> str | None:
     """A string, or None where it is missing or of another type."""
     value = content.get(key)
     if not isinstance(value, str) or not value:
         return None
     if len(value) > limit:
-        raise MalformedError("too_large", f"{key} is longer than {limit}")
+        raise MalformedError("too_large", f"{key} is longer than {limit}", bound)
     return value
 
 
@@ -70,7 +71,7 @@ def pixels(content: Json, key: str) -> int | None:
     return max(1, round(value))
 
 
-def items(content: Json, key: str, limit: int) -> list[Json]:
+def items(content: Json, key: str, limit: int, bound: str | None = None) -> list[Json]:
     """A list of objects of at most `limit` entries; missing counts as empty."""
     value = content.get(key)
     if value is None:
@@ -78,7 +79,7 @@ def items(content: Json, key: str, limit: int) -> list[Json]:
     if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
         raise MalformedError("missing_field", f"{key} is not a list of objects")
     if len(value) > limit:
-        raise MalformedError("too_large", f"{key} has more than {limit} entries")
+        raise MalformedError("too_large", f"{key} has more than {limit} entries", bound)
     return value
 
 

@@ -9,12 +9,11 @@ from typing import Any, assert_never
 from ..core.commands import Address, Advertised, SendAnswer, SendHangup, SendInvite, SendNegotiate, SendReject
 from ..core.events import Answer, DeviceNegotiate, Envelope, Hangup, Invite, Metadata, Noted, ToDevice
 from ..core.ids import CallId, ConfId, Device, DeviceId, RoomId, SessionId, UserId
+from ..core.policy import DEFAULT_LIMITS, Limits
 from .fields import Json, MalformedError, items, metadata, obj, optional_text, text, whole
 
 MAX_EVENT = 65536  # bytes of canonical JSON that a homeserver takes
-MAX_SDP = 60_000  # characters of an SDP that came to-device
 MAX_ANSWER_EVENT = 48 * 1024  # bytes; a larger answer goes without its metadata, which follows on the data channel
-MAX_CANDIDATES = 100  # in one message
 MAX_LIFETIME = 120.0  # seconds
 METADATA_KEYS = ("org.matrix.msc3077.sdp_stream_metadata", "sdp_stream_metadata")
 ROOM_KEY = "org.matrix.msc3898.room_id"
@@ -38,25 +37,27 @@ REASONS = frozenset(
 )
 
 
-def decode(sender: str, event_type: str, content: Json) -> ToDevice:
+def decode(sender: str, event_type: str, content: Json, limits: Limits = DEFAULT_LIMITS) -> ToDevice:
     """A to-device event of one of `TYPES`; raises MalformedError."""
     envelope = _envelope(sender, content)
     match event_type:
         case "m.call.invite":
-            sdp = _description(content, "offer", "offer")
+            sdp = _description(content, "offer", "offer", limits)
             lifetime = whole(content, "lifetime")
             seconds = MAX_LIFETIME if lifetime is None else min(lifetime / 1000, MAX_LIFETIME)
             return Invite(envelope, sdp, seconds, metadata_of(content) or {})
         case "m.call.answer":
-            return Answer(envelope, _description(content, "answer", "answer"), metadata_of(content))
+            return Answer(envelope, _description(content, "answer", "answer", limits), metadata_of(content))
         case "m.call.hangup" | "m.call.reject":
             reason = content.get("reason")
             return Hangup(envelope, reason if isinstance(reason, str) and reason in REASONS else "unknown_error")
         case "m.call.negotiate":
             description = obj(content, "description")
-            return DeviceNegotiate(envelope, *description_of(description, MAX_SDP), metadata_of(content))
+            return DeviceNegotiate(
+                envelope, *description_of(description, limits.invite_sdp, "invite_sdp"), metadata_of(content)
+            )
         case "m.call.candidates":
-            items(content, "candidates", MAX_CANDIDATES)
+            _check_candidates(content, limits)
             return Noted(envelope, event_type)
         case "m.call.select_answer":
             return Noted(envelope, event_type)
@@ -84,12 +85,19 @@ def refusal(sender: str, event_type: str, content: Json, policy_session: Session
     return SendReject(address, "unknown_error")
 
 
-def description_of(description: Json, limit: int) -> tuple[str, str]:
+def _check_candidates(content: Json, limits: Limits) -> None:
+    """They say nothing that the connectivity checks do not, but are bounded like everything else."""
+    candidates = items(content, "candidates", limits.candidates, "candidates")
+    for candidate in candidates:
+        optional_text(candidate, "candidate", limits.candidate_size, "candidate_size")
+
+
+def description_of(description: Json, limit: int, bound: str) -> tuple[str, str]:
     """(type, SDP) of a session description."""
     kind = description.get("type")
     if kind not in ("offer", "answer"):
         raise MalformedError("missing_field", "description.type is neither offer nor answer")
-    return kind, text(description, "sdp", limit)
+    return kind, text(description, "sdp", limit, bound)
 
 
 def metadata_of(content: Json) -> Metadata | None:
@@ -181,8 +189,8 @@ def _envelope(sender: str, content: Json) -> Envelope:
     )
 
 
-def _description(content: Json, key: str, expected: str) -> str:
-    kind, sdp = description_of(obj(content, key), MAX_SDP)
+def _description(content: Json, key: str, expected: str, limits: Limits) -> str:
+    kind, sdp = description_of(obj(content, key), limits.invite_sdp, "invite_sdp")
     if kind != expected:
         raise MalformedError("missing_field", f"{key}.type is not {expected}")
     return sdp

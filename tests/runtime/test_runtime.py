@@ -29,6 +29,7 @@ class Edges:
     def __init__(self) -> None:
         self.done: list[tuple[Any, ...]] = []
         self.full_channel = False
+        self.counted_bytes: list[tuple[LegId, int, int]] = []
         self.events: list[dict[str, Any]] = []
         self.fatal: list[str] = []
 
@@ -69,6 +70,12 @@ class Edges:
 
     def stop_forward(self, leg: LegId, mid: Mid) -> None:
         self.done.append(("stop_forward", leg, mid))
+
+    def set_bitrate(self, leg: LegId, bits_per_second: int | None) -> None:
+        self.done.append(("set_bitrate", leg, bits_per_second))
+
+    def traffic(self) -> Sequence[tuple[LegId, int, int]]:
+        return self.counted_bytes
 
     def leg_stats(self, leg: LegId) -> dict[str, int] | None:
         return {"bytes_in_total": 1000, "bytes_out_total": 300}

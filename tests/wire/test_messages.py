@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from mautrix_sfu.core import commands as cmd
 from mautrix_sfu.core import events as ev
 from mautrix_sfu.core.ids import Device, DeviceId, EventId, Kind, LegId, RoomId, SessionId, StreamId, TrackId, UserId
+from mautrix_sfu.core.policy import Limits
 from mautrix_sfu.wire import channel, room_events, to_device
 from mautrix_sfu.wire.fields import MalformedError
 
@@ -317,3 +318,47 @@ def test_identifiers_of_a_fact_come_from_the_event() -> None:
     assert room_events.parse(event, 0, 0) == ev.MembershipChanged(
         RoomId("!r"), UserId("@a:hs"), ev.Membership.BAN, EventId("$2"), EventId("$1")
     )
+
+
+# ---------------------------------------------------------------- sizes that an operator sets
+
+
+def content_of(**fields: Any) -> dict[str, Any]:
+    return {"call_id": "c", "conf_id": "x", "device_id": "D"} | fields
+
+
+@pytest.mark.parametrize(
+    ("limit", "event_type", "content"),
+    [
+        ("invite_sdp", "m.call.invite", content_of(offer={"type": "offer", "sdp": "v" * 1001})),
+        ("invite_sdp", "m.call.answer", content_of(answer={"type": "answer", "sdp": "v" * 1001})),
+        ("invite_sdp", "m.call.negotiate", content_of(description={"type": "offer", "sdp": "v" * 1001})),
+        ("candidates", "m.call.candidates", content_of(candidates=[{"candidate": "a"}] * 3)),
+        ("candidate_size", "m.call.candidates", content_of(candidates=[{"candidate": "c" * 101}])),
+    ],
+)
+def test_a_to_device_message_beyond_a_size_is_refused_with_the_limits_name(
+    limit: str, event_type: str, content: dict[str, Any]
+) -> None:
+    limits = Limits(invite_sdp=1000, candidates=2, candidate_size=100)
+    with pytest.raises(MalformedError) as caught:
+        to_device.decode("@a:hs", event_type, content, limits)
+    assert (caught.value.code, caught.value.bound) == ("too_large", limit)
+    to_device.decode("@a:hs", event_type, content)
+
+
+@pytest.mark.parametrize("filling", ["x", "\N{GRINNING FACE}"])
+def test_a_channel_message_beyond_a_size_is_refused_with_the_limits_name(filling: str) -> None:
+    filled = filling * (1000 // len(filling.encode()))
+    text = json.dumps({"type": "m.call.ping", "content": {"x": filled}}, ensure_ascii=False)
+    assert isinstance(channel.decode(LEG, text), ev.Ping)
+    event = channel.decode(LEG, text, Limits(message_size=1000))
+    assert isinstance(event, ev.BadMessage)
+    assert (event.code, event.bound) == ("too_large", "message_size")
+
+
+def test_a_description_on_the_channel_beyond_its_size_is_refused_with_the_limits_name() -> None:
+    content = {"description": {"type": "offer", "sdp": "v" * 1001}}
+    event = channel.decode(LEG, json.dumps({"type": "m.call.negotiate", "content": content}), Limits(channel_sdp=1000))
+    assert isinstance(event, ev.BadMessage)
+    assert (event.code, event.bound, event.in_reply_to) == ("too_large", "channel_sdp", "m.call.negotiate")
