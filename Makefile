@@ -86,7 +86,7 @@ test: build $(SYNAPSE) ## all tests, with a real Synapse and a real browser
 	@scripts/prerequisites.sh test
 	@$(BIN)/python scripts/test.py
 
-test-quick: build ## the tests that need neither Synapse nor a browser
+test-quick: build ## the tests that need no Synapse, browser or PostgreSQL
 	@$(BIN)/python scripts/test.py --quick
 
 bench-cascade: build ## what a hop between foci adds, what crosses trunks, a hundred foci (minutes, on a quiet machine)

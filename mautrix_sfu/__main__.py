@@ -88,8 +88,8 @@ def _generate_registration(file: ConfigFile, path: Path, update: bool) -> None:
 def _migrate(config: Config) -> None:
     from . import store  # late: the other errands do without a database
 
-    asyncio.run(store.migrate(config.database.url))
-    print(f"The schema of {config.database.url} is up to date")
+    name = asyncio.run(store.migrate(config.database.url))
+    print(f"The schema of database {name} is up to date")
 
 
 def _check(arguments: argparse.Namespace) -> int:

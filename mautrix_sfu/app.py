@@ -95,7 +95,11 @@ class _Focus:
 
     async def _start(self, stack: AsyncExitStack) -> None:
         config, loop = self._config, asyncio.get_running_loop()
-        store = self._store = await Store.open(config.database.url, config.database.migrate, self._store_failed)
+        database = config.database
+        store = self._store = await Store.open(
+            database.url, database.migrate, self._store_failed, self._store_away, database.away_timeout
+        )
+        self._metrics.watch_store(lambda: store.away is None, lambda: store.pending)
         stack.push_async_callback(store.close)
         stored = await store.load()
         media = self._media = open_media(config.media)
@@ -163,6 +167,10 @@ class _Focus:
         failure = self._store.failure if self._store is not None else None
         self._finish(failure or FatalError(message, ExitCode.DATABASE_UNREACHABLE))
 
+    def _store_away(self, why: str | None) -> None:
+        """Calls that run go on without the database; one that begins would not be told of a restart."""
+        self._runtime.on_database(why is None)
+
     # ------------------------------------------------------------ what is asked of it
 
     def homeserver_changed(self, up: bool) -> None:
@@ -208,6 +216,8 @@ class _Focus:
             reasons.append("the focus is stopping")
         if not self._runtime.homeserver_up:
             reasons.append("the homeserver does not answer, or lags")
+        if self._store is not None and self._store.away is not None:
+            reasons.append("the database does not answer")
         if not self._runtime.caught_up:
             reasons.append("the homeserver's backlog is not worked off yet")
         return reasons

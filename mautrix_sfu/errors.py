@@ -10,7 +10,7 @@ Exception
 |   10 | CONFIG               | an option is missing or wrong, or a file of the configuration unreadable |
 |   11 | PORT_TAKEN           | an address and port to listen on is not available                       |
 |   12 | DATABASE_LOCKED      | another process uses the database                                       |
-|   13 | DATABASE_UNREACHABLE | the database cannot be opened, read or written                          |
+|   13 | DATABASE_UNREACHABLE | the database cannot be reached, opened, read or written                 |
 |   14 | DATABASE_SCHEMA      | the database's schema is not this version's                             |
 |   15 | DISK_FULL            | the database cannot grow                                                |
 |   16 | TOKEN_REFUSED        | the homeserver refuses the token, the bot user or its device            |

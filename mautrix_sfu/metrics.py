@@ -152,6 +152,17 @@ class Metrics:
         """Take whether the homeserver answers."""
         self._homeserver.set(up)
 
+    def watch_store(self, up: Callable[[], bool], pending: Callable[[], int]) -> None:
+        """Show at each scrape whether the database answers, and how many changes wait for it."""
+        answers = Gauge(
+            "mautrix_sfu_database_up", "Whether the database answers (1) or not (0)", registry=self.registry
+        )
+        waiting = Gauge(
+            "mautrix_sfu_database_pending_changes", "Changes that are not on disk yet", registry=self.registry
+        )
+        answers.set_function(up)
+        waiting.set_function(pending)
+
     async def measure_loop_lag(self, interval: float = 0.5) -> None:
         """Measure for ever how late the event loop wakes this task; for a task of the composition root."""
         loop = asyncio.get_running_loop()

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Checks what a machine needs before `make` can build; with "test" also what the browser tests need, with "lint" the
-# Rust linters. As root on Debian or Ubuntu it installs Debian packages; anything else that is missing is named with
+# Checks what a machine needs before `make` can build; with "test" also what the tests need (a browser, PostgreSQL), with
+# "lint" the Rust linters. As root on Debian or Ubuntu it installs Debian packages; anything else that is missing is named with
 # the command that installs it. Silent and quick when all is there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -20,6 +20,7 @@ has cc || packages+=(build-essential)
 if [ "$what" = test ]; then
     has chromium || has chromium-browser || has google-chrome || packages+=(chromium)
     has ip || packages+=(iproute2)
+    has postgres || ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || packages+=(postgresql)
 fi
 
 if { [ ${#packages[@]} -gt 0 ] || ! node_fits; } && has apt-get; then

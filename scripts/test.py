@@ -38,8 +38,8 @@ class Outcome:
 
 
 def suites(quick: bool) -> tuple[Suite, ...]:
-    """All suites, cheapest first; quick leaves out what needs Synapse or a browser."""
-    select = ("-m", "not synapse and not browser") if quick else ()
+    """All suites, cheapest first; quick leaves out what needs Synapse, a browser or PostgreSQL."""
+    select = ("-m", "not synapse and not browser and not postgresql") if quick else ()
     return (
         Suite(
             "cargo test",

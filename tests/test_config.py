@@ -77,7 +77,10 @@ def test_every_option_of_the_example_is_explained_by_a_comment() -> None:
         ),
         ("appservice: 5", "appservice: expected a section with the options address,"),
         ("appservice: {bot_username: 'Sfu'}", "appservice.bot_username: expected a localpart"),
-        ("database: {url: 'postgresql://x/y'}", "database.url: expected sqlite:file.db"),
+        ("database: {url: 'mysql://x/y'}", "database.url: expected sqlite:file.db"),
+        ("database: {url: 'postgresql://host'}", "database.url: expected sqlite:file.db"),
+        ("database: {url: 'postgresql://user:p@ss@host/name'}", "database.url: expected sqlite:file.db"),
+        ("database: {away_timeout: -1}", "database.away_timeout: expected a number of seconds"),
         ("database: {url: 'sqlite:'}", "database.url: expected sqlite:file.db"),
         ("database: {url: 'sqlite::memory:'}", "database.url: expected sqlite:file.db"),
         ("database: {url: 'sqlite://host/file.db'}", "database.url: expected sqlite:file.db"),
@@ -105,7 +108,18 @@ def test_a_wrong_option_is_named_by_its_path_with_what_is_expected(text: str, pr
     assert all("\n" not in line for line in raised.value.problems)
 
 
-@pytest.mark.parametrize("url", ["sqlite:a.db", "sqlite:///a.db", "sqlite:////var/lib/a.db", "sqlite:/var/lib/a.db"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "sqlite:a.db",
+        "sqlite:///a.db",
+        "sqlite:////var/lib/a.db",
+        "sqlite:/var/lib/a.db",
+        "postgresql://sfu:p%40ss@db.example.org/sfu",
+        "postgres://sfu@db.example.org:5433/sfu?sslmode=require",
+        "postgresql:///sfu?host=/run/postgresql",
+    ],
+)
 def test_a_database_is_named_as_mautrix_and_sqlalchemy_write_it(url: str) -> None:
     assert parse(load_yaml(MINIMAL + f"database: {{url: '{url}'}}")).database.url == url
 
@@ -119,6 +133,9 @@ def test_a_token_is_never_shown(tmp_path: Path) -> None:
     wrong = MINIMAL.replace("as-secret-1", "'pass word!'")
     assert all("pass word" not in problem for problem in problems_of(wrong))
     assert "hunter" not in "".join(problems_of(MINIMAL.replace("https://", "https://admin:hunter2@")))
+    assert "hunter" not in repr(parse(load_yaml(MINIMAL + "database: {url: 'postgresql://sfu:hunter2@host/sfu'}")))
+    for url in ("postgresql://sfu:hunter2", "postgresql://sfu:hunt/er2@host/sfu", "postgress://sfu:hunter2@host/sfu"):
+        assert "hunt" not in "".join(problems_of(f"database: {{url: '{url}'}}"))
     with pytest.raises(ConfigError, match="line 7: not valid YAML: found duplicate key") as raised:
         load_yaml(MINIMAL + "  hs_token: hs-secret-2\n")
     assert "secret" not in str(raised.value)

@@ -235,7 +235,7 @@ def test_tokens_never_reach_the_log(
 
 def test_the_schema_can_be_migrated_by_hand(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--migrate"]) == 0
-    assert capsys.readouterr().out == "The schema of sqlite:mautrix-sfu.db is up to date\n"
+    assert capsys.readouterr().out == "The schema of database mautrix-sfu.db is up to date\n"
     assert (config.parent / "mautrix-sfu.db").exists()
 
 

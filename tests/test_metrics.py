@@ -129,6 +129,15 @@ def test_invites_and_the_homeserver_are_shown(metrics: Metrics) -> None:
     assert samples[f"mautrix_sfu_build_info|python={platform.python_version()}|version=1.2.3"] == 1
 
 
+def test_a_database_that_is_away_is_shown_with_what_waits_for_it(metrics: Metrics) -> None:
+    waiting = [0]
+    metrics.watch_store(lambda: not waiting[0], lambda: waiting[0])
+    assert b"mautrix_sfu_database_up 1.0" in metrics.render()[0]
+    waiting[0] = 7
+    assert b"mautrix_sfu_database_up 0.0" in metrics.render()[0]
+    assert b"mautrix_sfu_database_pending_changes 7.0" in metrics.render()[0]
+
+
 def test_names_and_help_keep_to_the_conventions(metrics: Metrics) -> None:
     metrics.watch_focus(lambda: view("full"))
     families: list[Any] = list(text_string_to_metric_families(metrics.render()[0].decode()))

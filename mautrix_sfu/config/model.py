@@ -39,8 +39,9 @@ class AppserviceConfig:
 class DatabaseConfig:
     """Where the focus keeps what a restart must not lose."""
 
-    url: str
+    url: str = field(repr=False)  # may hold a password
     migrate: bool
+    away_timeout: float  # that a server may be away while the focus runs
 
 
 @dataclass(frozen=True, slots=True)

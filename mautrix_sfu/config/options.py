@@ -9,7 +9,7 @@ import ipaddress
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 from ruamel.yaml import YAML
@@ -83,6 +83,7 @@ class _Kind(Generic[T]):
 
     expected: str
     parse: Callable[[Any], T]
+    secret: bool = False  # what was given is not shown
 
 
 def _require(condition: bool) -> None:
@@ -140,6 +141,14 @@ def _url(example: str) -> _Kind[str]:
         return str(value).rstrip("/")
 
     return _Kind(f"an http or https address such as {example}", parse)
+
+
+def _database_url() -> _Kind[str]:
+    # Of what a user name, a password and a database's name may have, @ : / ? and # are to be written as %40 and so on.
+    server = r"postgres(?:ql)?://(?:[^@/?#\s]*@)?[^@/?#\s]*/[^@/?#\s]+(?:\?[^@#\s]+)?"
+    file = r"sqlite:(?:///)?/?[^/?:][^?\n]*"
+    expected = "sqlite:file.db, sqlite:////absolute/file.db or postgresql://user:password@host/name"
+    return replace(_text(expected, f"{file}|{server}"), secret=True)
 
 
 def _optional(kind: _Kind[T]) -> _Kind[T | None]:
@@ -224,7 +233,8 @@ class _Section:
             try:
                 return kind.parse(self._given[name])
             except ValueError:
-                self._problems.append(f"{self._path}.{name}: expected {kind.expected}, not {_shown(self._given[name])}")
+                given = "" if kind.secret else f", not {_shown(self._given[name])}"
+                self._problems.append(f"{self._path}.{name}: expected {kind.expected}{given}")
         return kind.parse(self._example[name])
 
     def require(self, name: str, kind: _Kind[T], *, secret: bool = False) -> T | None:
@@ -300,8 +310,11 @@ def _appservice(section: _Section, tokens: bool) -> AppserviceConfig:
 
 
 def _database(section: _Section) -> DatabaseConfig:
-    url = _text("sqlite:file.db or sqlite:////absolute/file.db", r"sqlite:(?:///)?/?[^/?:][^?\n]*")
-    return DatabaseConfig(url=section.take("url", url), migrate=section.take("migrate", _BOOL))
+    return DatabaseConfig(
+        url=section.take("url", _database_url()),
+        migrate=section.take("migrate", _BOOL),
+        away_timeout=section.take("away_timeout", _seconds(0, 86400)),
+    )
 
 
 def _media(section: _Section) -> MediaConfig:

@@ -71,6 +71,8 @@ class Runtime:
         self._timer: asyncio.TimerHandle | None = None
         self._stopped = False
         self.homeserver_up = True
+        self._load: str | None = None  # why no new legs are taken: too much to do
+        self._database: str | None = None  # or nowhere to keep them
 
     def connect(self, matrix: MatrixPort, media: MediaPort, rtc: RtcPort, store: StorePort) -> None:
         """Give the runtime its edges, before anything else."""
@@ -105,7 +107,15 @@ class Runtime:
 
     def operate(self, event: ev.OperatorEvent) -> None:
         """Carry out the operator's word, or take notice of the load."""
+        if isinstance(event, ev.OverloadChanged):
+            self._load = event.cause
+            event = ev.OverloadChanged(self._load or self._database)
         self._feed(event)
+
+    def on_database(self, up: bool) -> None:
+        """Learn that nothing can be kept for now, or again: legs that nobody could tell of a restart are not opened."""
+        self._database = None if up else "database"
+        self._feed(ev.OverloadChanged(self._load or self._database))
 
     @property
     def busy(self) -> bool:

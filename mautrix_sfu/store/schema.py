@@ -8,7 +8,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection
+from sqlalchemy import Connection, inspect
 
 from ..errors import ExitCode, FatalError
 
@@ -26,7 +26,10 @@ def ensure(connection: Connection, name: str, migrate: bool) -> None:
     script = ScriptDirectory.from_config(config)
     head = script.get_current_head()
     current = MigrationContext.configure(connection).get_current_revision()
+    foreign = current is None and inspect(connection).has_table("state_groups_state")
     connection.rollback()
+    if foreign:
+        raise FatalError(f"database {name}: belongs to Synapse: give the focus one of its own", ExitCode.CONFIG)
     if current == head:
         return
     if current is not None and current not in {revision.revision for revision in script.walk_revisions()}:

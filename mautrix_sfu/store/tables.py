@@ -7,6 +7,8 @@ from typing import Any
 from sqlalchemy import BigInteger, Column, Dialect, Integer, MetaData, Table, Text
 from sqlalchemy.types import TypeDecorator
 
+MAX_KEY = 2500  # bytes of a primary key: an index of PostgreSQL takes 2704, a third of a page, with what goes around
+
 
 class Name(TypeDecorator[str]):
     """Any Python string, also one that is not valid Unicode: ids are their sender's choice and must never fail.
@@ -19,11 +21,20 @@ class Name(TypeDecorator[str]):
 
     def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
         """To the database."""
-        return None if value is None else value.encode("unicode_escape").decode("ascii")
+        return None if value is None else _escaped(value)
 
     def process_result_value(self, value: Any, dialect: Dialect) -> str | None:
         """From the database."""
         return None if value is None else str(value).encode("ascii").decode("unicode_escape")
+
+
+def _escaped(name: str) -> str:
+    return name.encode("unicode_escape").decode("ascii")
+
+
+def fits_a_key(*names: str) -> bool:
+    """Whether a row with this primary key can be kept. Ids as clients make them do; a hostile one's may not."""
+    return sum(len(_escaped(name)) for name in names) <= MAX_KEY
 
 
 metadata = MetaData(

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Sequence
 from typing import Any
 
 from mautrix_sfu.core.commands import ConferenceEnded, Count
-from mautrix_sfu.core.events import ChannelOpened, StoredLeg
+from mautrix_sfu.core.events import ChannelOpened, OverloadChanged, StoredLeg
 from mautrix_sfu.core.fair_queue import MAX_QUEUED_PER_SENDER, FairQueue
 from mautrix_sfu.core.ids import Device, DeviceId, LegId, Mid, RoomId, UserId
 from mautrix_sfu.core.policy import Policy
@@ -319,6 +319,23 @@ async def test_a_malformed_invite_is_counted_and_refused() -> None:
     runtime.on_to_device([invite("@a:hs", "c", offer=None), ("@a:hs", "m.call.hangup", {})], "p1")
     assert [each[2] for each in edges.of("to_device")] == ["m.call.reject"]
     assert b'mautrix_sfu_bad_messages_total{cause="missing_field"} 2.0' in metrics.render()[0]
+    runtime.stop()
+
+
+async def test_no_leg_is_opened_while_the_database_is_away_whatever_the_load_says() -> None:
+    runtime, edges, metrics = make()
+    runtime.on_room_event(member_event("@a:hs", 0))
+    runtime.on_database(False)
+    runtime.operate(OverloadChanged("loop"))
+    runtime.operate(OverloadChanged(None))
+    runtime.on_to_device([invite("@a:hs", "c1")], "p1")
+    await asyncio.sleep(0.05)
+    assert [each[2] for each in edges.of("to_device")] == ["m.call.reject"]
+    assert b'mautrix_sfu_refusals_total{cause="overload_database"} 1.0' in metrics.render()[0]
+    runtime.on_database(True)
+    runtime.on_to_device([invite("@a:hs", "c2")], "p2")
+    await asyncio.sleep(0.05)
+    assert [each[2] for each in edges.of("to_device")] == ["m.call.reject", "m.call.answer"]
     runtime.stop()
 
 

@@ -13,7 +13,8 @@ from sqlalchemy import Connection
 
 from mautrix_sfu.config import ConfigError, ConfigFile
 from mautrix_sfu.errors import FatalError
-from mautrix_sfu.store.database import FileLock, connect_url, make_engine, sqlite_path
+from mautrix_sfu.store.database import AwayError
+from mautrix_sfu.store.store import database_of
 from mautrix_sfu.store.tables import Name, metadata
 
 
@@ -48,19 +49,17 @@ def run(connection: Connection) -> None:
 
 async def run_online(url: str) -> None:
     """Migrate a database that no focus is using."""
-    lock = FileLock(sqlite_path(url))
-    engine = make_engine(url)
+    database = database_of(url)
     try:
-        async with engine.connect() as connection:
-            await connection.run_sync(run)
+        connection = await database.connect()
+        await connection.run_sync(run)
     finally:
-        await engine.dispose()
-        lock.release()
+        await database.close()
 
 
 def run_offline(url: str) -> None:
     """Print the SQL instead of executing it."""
-    context.configure(url=connect_url(url), target_metadata=metadata, literal_binds=True)
+    context.configure(dialect_name=database_of(url).dialect, target_metadata=metadata, literal_binds=True)
     with context.begin_transaction():
         context.run_migrations()
 
@@ -73,7 +72,7 @@ def run_from_command_line() -> None:
         else:
             logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
             asyncio.run(run_online(database_url()))
-    except (ConfigError, FatalError) as error:
+    except (AwayError, ConfigError, FatalError) as error:
         sys.exit(str(error))
 
 
