@@ -45,7 +45,7 @@ class Conference:
         self._out = out
         self._described: dict[tuple[LegId, Mid], tuple[int | None, int | None]] = {}
         self._speakers: list[LegId] = []  # newest first
-        self._silent: set[tuple[LegId, Mid]] = set()
+        self._silent: set[tuple[LegId, TrackKey]] = set()  # sources that sent nothing when they should, and not since
         self._people: set[UserId] = set()  # who was here, also beyond trunks
         self._peak = 0
 
@@ -89,6 +89,8 @@ class Conference:
         if leg.trunk:
             self._keep_in_mind(leg)
         self._lines_ended(leg)
+        gone = [place for place in self._silent if place[0] == leg.id and place[1] not in leg.published.tracks]
+        self._silent.difference_update(gone)
         for track in leg.published.tracks.values():
             size = (track.width, track.height)
             if track.mid is not None and self._described.get((leg.id, track.mid), (None, None)) != size:
@@ -124,9 +126,16 @@ class Conference:
 
     def flow_changed(self, event: FlowChanged, now: float) -> None:
         """A source fell silent or sends again: who has another source of the same track takes that one."""
-        place = (event.leg, event.mid)
-        (self._silent.discard if event.flowing else self._silent.add)(place)
-        if any(leg.trunk for leg in self.legs.values()) and event.leg in self.legs:
+        source = self.legs.get(event.leg)
+        tracks = source.published.tracks.values() if source is not None else ()
+        track = next((track for track in tracks if track.mid == event.mid), None)
+        if source is None or track is None:
+            return
+        if event.flowing:
+            self._silent.discard((source.id, track.key))
+        elif not source.trunk or source.asks_for(track):  # what is not asked for is silent for that reason
+            self._silent.add((source.id, track.key))
+        if any(leg.trunk for leg in self.legs.values()):
             for viewer in self.participants:
                 viewer.set_timer_earlier(Timer.VIEW, now)
 
@@ -176,7 +185,7 @@ class Conference:
         return list(merged.values())
 
     def _is_silent(self, track: PublishedTrack) -> bool:
-        return track.mid is not None and (track.leg, track.mid) in self._silent
+        return (track.leg, track.key) in self._silent
 
     def _most_important(self, viewer: Leg, streams: list[PublishedStream]) -> list[PublishedStream]:
         """Those it subscribes to, then screen shares, recent speakers, newest (docs/protocol.md, section 4)."""

@@ -28,7 +28,7 @@ from .policy import Policy
 from .rate import Rate
 from .subscriptions import Grant, Subscriptions
 from .timers import Timers
-from .tracks import Publications, RemotePublications
+from .tracks import Publications, PublishedTrack, RemotePublications
 
 FIRST_SESSION = SessionId("sfu")  # of a focus whose session is not known yet
 CONNECT_TIMEOUT = 30.0  # from the answer to ICE
@@ -283,6 +283,10 @@ class Leg:
             self.cancel_timer(Timer.OFFER)
         else:
             self.set_timer(Timer.OFFER, deadline)
+
+    def asks_for(self, track: PublishedTrack) -> bool:
+        """A trunk: whether the other focus was asked to send this track."""
+        return any((it.stream_id, it.track_id) == (track.stream_id, track.key.track_id) for it in self.wanted)
 
     def keep_subscriptions(self, event: TrackSubscription) -> None:
         """Remember what a held leg wants, for when it becomes full."""

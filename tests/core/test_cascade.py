@@ -18,6 +18,7 @@ from mautrix_sfu.core.ids import (
     DeviceId,
     EventId,
     LegId,
+    Mid,
     RoomId,
     SessionId,
     StreamId,
@@ -139,6 +140,35 @@ def test_who_moves_is_one_track_to_everybody_all_along() -> None:
     world.move(person(0), focus(1))
     world.run(10)
     world.check()
+
+
+def test_who_is_on_two_foci_comes_from_the_other_one_when_the_first_falls_silent() -> None:
+    world = World(3, seed=11)
+    both, viewer = person(0), person(1)
+    world.move(viewer, focus(2))
+    world.move(both, focus(1))
+    world.run(10)
+
+    def sources() -> set[Device]:
+        return {world.nodes[focus(2)].open[leg] for leg, _ in world.sources(focus(2), viewer)}
+
+    def fall_silent(places: list[tuple[LegId, Mid]]) -> None:
+        for leg, mid in places:
+            world.feed(focus(2), ev.FlowChanged(leg, mid, False))
+
+    first = world.sources(focus(2), viewer)
+    assert sources() == {focus(1)}
+    world.move(both, focus(0), focus(1))
+    for _ in range(100):
+        world.run(0.05)
+        if sources() == {focus(0)}:
+            fall_silent(first)  # it is asked for nothing any more
+    assert sources() == {focus(0)}
+    fall_silent(world.sources(focus(2), viewer))
+    world.run(1)
+    assert sources() == {focus(1)}
+    world.run(30)
+    assert sources() == {focus(1)}, "who fell silent is not asked again for nothing"
 
 
 def test_the_last_one_out_takes_the_trunk_along() -> None:

@@ -340,6 +340,11 @@ class World:
             want = Counter((p.user_id, k) for p in everybody - {view.peer} for k in ("a", "v"))
             assert got == want, (node.device, view.peer, got - want, want - got)
 
+    def sources(self, at: Device, viewer: Device) -> list[tuple[LegId, Mid]]:
+        """From which legs and m-lines a participant of a focus is sent something."""
+        node = self.nodes[at]
+        return [source for (leg, _), source in node.flows.items() if node.open[leg] == viewer]
+
     def origin(self, node: Node, source: tuple[LegId, Mid]) -> tuple[UserId, str]:
         """Whose track a source is, followed over the trunk it came by."""
         leg, mid = source

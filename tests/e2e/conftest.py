@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -10,22 +10,15 @@ import pytest
 
 from tests.support.federation import Federation
 from tests.support.focus import Deployment
+from tests.support.long_outage import LongOutage
+from tests.support.running import running
 
 
 @pytest.fixture(scope="module")
 def shared_deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     """One Synapse and one focus for all tests of a module: each test has users and a room of its own."""
-    deployment = Deployment(tmp_path_factory.mktemp("deployment"))
-
-    async def start() -> None:
-        await deployment.start()
-        await deployment.synapse.close_http()
-
-    try:
-        asyncio.run(start())
-        yield deployment
-    finally:
-        asyncio.run(deployment.stop())
+    with running(Deployment(tmp_path_factory.mktemp("deployment"))) as made:
+        yield made
 
 
 @pytest.fixture
@@ -42,19 +35,8 @@ async def deployment(tmp_path: Path) -> AsyncIterator[Deployment]:
 @pytest.fixture(scope="module")
 def shared_federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
     """Three homeservers and foci for all tests of a module: each test has users and a room of its own."""
-    made = Federation(tmp_path_factory.mktemp("federation"), 3)
-
-    async def start() -> None:
-        try:
-            await made.start()
-        finally:
-            await made.close_http()
-
-    try:
-        asyncio.run(start())
+    with running(Federation(tmp_path_factory.mktemp("federation"), 3)) as made:
         yield made
-    finally:
-        asyncio.run(made.stop())
 
 
 @pytest.fixture
@@ -63,3 +45,17 @@ async def federation(shared_federation: Federation) -> AsyncIterator[Federation]
     await shared_federation.restore()
     yield shared_federation
     await shared_federation.close_http()
+
+
+@pytest.fixture(scope="session")
+def long_outage(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[LongOutage | None]:
+    """A homeserver that is down for five minutes during a call: beside the tests that use this, as it takes its time.
+
+    It begins with the first of them, unless nobody is going to ask how it ended.
+    """
+    directory = tmp_path_factory.mktemp("outage")
+    asked = any("five_minutes" in item.name for item in request.session.items)
+    with LongOutage(directory) if asked else contextlib.nullcontext() as outage:
+        yield outage

@@ -14,6 +14,7 @@ from tests.support.browser import Browser, CallPage, PageSession
 from tests.support.calls import Call
 from tests.support.focus import Deployment
 from tests.support.participant import Participant, Party
+from tests.support.running import running
 
 pytestmark = [pytest.mark.synapse, pytest.mark.browser]
 
@@ -52,17 +53,8 @@ class PagesCall(Call):
 def patient_deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     """One Synapse and one focus for all of these tests, which soon misses who is gone without a word."""
     overrides = {"conferences": {"ping_interval": 1, "ping_timeout": PING_TIMEOUT}}
-    deployment = Deployment(tmp_path_factory.mktemp("deployment"), overrides)
-
-    async def start() -> None:
-        await deployment.start()
-        await deployment.synapse.close_http()
-
-    try:
-        asyncio.run(start())
-        yield deployment
-    finally:
-        asyncio.run(deployment.stop())
+    with running(Deployment(tmp_path_factory.mktemp("deployment"), overrides)) as made:
+        yield made
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from tests.support.federation_call import LARGE, SMALL, FederatedCall, hear, mee
 from tests.support.federation_watch import Silence, all_pairs, crossings, rtp_sent
 from tests.support.focus import FocusProcess
 
-pytestmark = pytest.mark.synapse
+pytestmark = [pytest.mark.synapse, pytest.mark.usefixtures("long_outage")]
 
 
 async def test_people_on_three_foci_see_and_hear_each_other(federation: Federation) -> None:
@@ -153,6 +153,41 @@ async def test_who_moves_to_another_focus_is_missing_for_less_than_a_second(fede
             await asyncio.sleep(1)
         assert not silence.over(1)
         await moved.leave()
+
+
+async def test_who_is_on_two_foci_for_long_is_one_track_to_everybody(federation: Federation) -> None:
+    one, two, three = federation.sites
+    async with FederatedCall(federation) as call:
+        alice, bob, carol, homed = await call.people(alice=one, bob=two, carol=three, homed=two)
+        watchers = (alice, bob, carol)
+        for watcher in watchers:
+            await watcher.subscribe_to(homed, size=SMALL)
+        for watcher in watchers:
+            await see_and_hear(watcher, homed)
+        pairs = [(watcher, homed) for watcher in watchers]
+        async with Silence(pairs) as silence:
+            twin = homed.twin(one.focus.device)
+            await twin.join(call.room_id, call.conf_id)
+            for watcher in watchers:
+                await see_and_hear(watcher, homed)
+            await asyncio.sleep(1)  # whoever changes the source does it now
+            gaps = [watcher.video_of(homed).picture_gaps for watcher in watchers]
+            for _ in range(40):
+                for watcher in watchers:
+                    assert len(watcher.streams_of(homed)) == 1, "he is shown twice"
+                for own in (homed, twin):
+                    assert not own.streams_of(homed), "he is shown to himself"
+                await asyncio.sleep(0.1)
+            assert [watcher.video_of(homed).picture_gaps for watcher in watchers] == gaps, "two sources are mixed"
+            for watcher in watchers:
+                assert watcher.audio_of(homed).duplicates == watcher.video_of(homed).duplicates == 0
+        assert not silence.over(1)
+        async with Silence(pairs) as silence:
+            await twin.vanish()  # both foci are listed as before
+            await asyncio.sleep(2)
+            for watcher in watchers:
+                await see_and_hear(watcher, homed)
+        assert not silence.over(1.5), "half a second until it is noticed, then a key frame of the other source"
 
 
 async def _falls_silent(focus: FocusProcess, within: float = 5.0) -> None:

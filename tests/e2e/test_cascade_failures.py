@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 
 from tests.support.federation import Federation
-from tests.support.federation_call import SMALL, FederatedCall, Roamer, meet, see_and_hear
-from tests.support.federation_relay import ADDRESS, Relay
+from tests.support.federation_call import FederatedCall, Roamer, meet, see_and_hear
 from tests.support.federation_watch import Silence, all_pairs
+from tests.support.focus import Deployment
+from tests.support.namespaces import Namespace, Relay, Route, here, permitted
+from tests.support.swallow import Swallow
 
-pytestmark = pytest.mark.synapse
+pytestmark = [pytest.mark.synapse, pytest.mark.usefixtures("long_outage")]
 
 
 async def test_one_of_three_foci_is_killed_and_its_people_are_back_after_its_restart(federation: Federation) -> None:
@@ -34,43 +38,78 @@ async def _call_again(call: FederatedCall, person: Roamer) -> None:
     await person.join(call.room_id, call.conf_id)
 
 
-async def test_a_homeserver_that_is_down_during_the_call_changes_nothing_for_media(federation: Federation) -> None:
-    one, two, _ = federation.sites
-    async with FederatedCall(federation) as call:
-        late = await call.participant("late", at=two)
-        alice, bob = await call.people(alice=one, bob=two)
-        await meet(alice, bob)
-        async with Silence(all_pairs(alice, bob)) as silence:
-            two.synapse.kill()
-            await asyncio.sleep(12)  # longer than the interval of pings and consent checks
-            await two.synapse.start()
-            await call.join(late)
-            await late.subscribe_to(alice, bob, size=SMALL)
-            for other in (alice, bob):
-                await see_and_hear(late, other)
-        assert not silence.over(1)
-        assert alice.hung_up is bob.hung_up is None
-
-
+@pytest.mark.skipif(not permitted(), reason="network namespaces can be made by root only")
 async def test_a_trunk_that_is_cut_for_five_seconds_heals_without_anyone_rejoining(federation: Federation) -> None:
-    one, two, _ = federation.sites
-    two.focus.stop()
-    two.focus.edit("media", advertise=[ADDRESS])
-    try:
-        async with Relay(two.focus.udp_port) as relay, FederatedCall(federation) as call:
-            await two.focus.start()
-            alice, bob = await call.people(alice=one, bob=two)
-            await meet(alice, bob)
-            relay.cut(bob.connection.socket.address)
-            await asyncio.sleep(5)
-            assert relay.dropped > 100
-            cut_off = bob.video_of(alice).packets, alice.video_of(bob).packets
-            await asyncio.sleep(0.5)
-            assert (bob.video_of(alice).packets, alice.video_of(bob).packets) == cut_off
-            relay.mend()
-            await see_and_hear(bob, alice)
-            await see_and_hear(alice, bob)
-            assert alice.hung_up is bob.hung_up is None
-    finally:
-        two.focus.stop()
-        two.focus.edit("media", advertise=[])
+    async with AsyncExitStack() as stack:
+        route = await stack.enter_async_context(Route())
+        sites = federation.sites[:2]
+        for site, end in zip(sites, route.ends, strict=True):
+            await stack.enter_async_context(_living_in(end, site))
+        call = await stack.enter_async_context(FederatedCall(federation))
+        alice, bob = [await call.participant(name, at=site) for name, site in zip(("alice", "bob"), sites, strict=True)]
+        for person, end in zip((alice, bob), route.ends, strict=True):
+            person.make_socket = end.udp
+        await call.know_each_other(alice, bob)
+        await call.join(alice, bob)
+        await meet(alice, bob)
+        ended = [await site.focus.samples("mautrix_sfu_legs_ended_total") for site in sites]
+
+        dropped = route.dropped
+        route.cut()
+        await asyncio.sleep(0.2)  # what was on the way has arrived
+        cut_off = bob.video_of(alice).packets, alice.video_of(bob).packets
+        await asyncio.sleep(5)
+        assert (bob.video_of(alice).packets, alice.video_of(bob).packets) == cut_off
+        assert route.dropped > dropped + 100
+        route.mend()
+        async with asyncio.timeout(3):
+            await asyncio.gather(see_and_hear(bob, alice), see_and_hear(alice, bob))
+        assert alice.hung_up is bob.hung_up is None
+        assert [await site.focus.samples("mautrix_sfu_legs_ended_total") for site in sites] == ended
+
+
+@asynccontextmanager
+async def _living_in(end: Namespace, site: Deployment) -> AsyncIterator[None]:
+    """The site's focus in a network namespace, from which only HTTP goes in and out."""
+    focus = site.focus
+    await asyncio.to_thread(focus.stop)
+    focus.edit("media", addresses=[end.address])
+    focus.inside = end.command
+    async with AsyncExitStack() as stack:
+        for port in (focus.appservice_port, focus.page_port):
+            await stack.enter_async_context(Relay(port, listen=here, connect=end.tcp))
+        await stack.enter_async_context(Relay(site.synapse.port, listen=end.tcp, connect=here))
+        try:
+            await focus.start()
+            yield
+        finally:
+            await asyncio.to_thread(focus.stop)  # which says goodbye through the relay
+            focus.inside = ()
+            focus.edit("media", addresses=["127.0.0.1"])
+
+
+async def test_the_higher_focus_dials_when_nothing_comes_from_the_lower(federation: Federation) -> None:
+    lower, higher, _ = federation.sites
+    async with Swallow(lower.synapse.base_url, "m.call.invite") as swallow:
+        lower.focus.stop()
+        lower.focus.edit("homeserver", address=swallow.address)
+        try:
+            await lower.focus.start()
+            async with FederatedCall(federation) as call:
+                dials = [_dials(site) for site in (lower, higher)]
+                alice, bob = await call.people(alice=lower, bob=higher)
+                await alice.until(lambda: alice.track_of(bob, "video"), 15, "the trunk that the higher one dials")
+                await meet(alice, bob)
+                assert swallow.swallowed, "the lower one did dial"
+                assert _dials(lower) > dials[0]
+                assert _dials(higher) > dials[1]
+                async with Silence(all_pairs(alice, bob)) as silence:
+                    await asyncio.sleep(11)  # until the lower one gives its own dial up
+                assert not silence.over(1)
+        finally:
+            lower.focus.stop()
+            lower.focus.edit("homeserver", address=lower.synapse.base_url)
+
+
+def _dials(site: Deployment) -> int:
+    return site.focus.log.read_text(errors="replace").count("dialling a focus")

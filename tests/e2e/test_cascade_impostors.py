@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from contextlib import AsyncExitStack
 
 import pytest
@@ -11,33 +12,46 @@ import pytest
 from mautrix_sfu.core.ids import Device, DeviceId, UserId
 from tests.support.federation import Federation
 from tests.support.federation_call import FederatedCall, meet, see_and_hear, shown
-from tests.support.federation_impostor import Impostor, dead_end, list_foci
+from tests.support.federation_impostor import Crowd, Impostor, dead_end, list_foci
 from tests.support.federation_watch import Silence, all_pairs
 from tests.support.participant import RefusedError
 
-pytestmark = pytest.mark.synapse
+pytestmark = [pytest.mark.synapse, pytest.mark.usefixtures("long_outage")]
 
 SENT = "mautrix_sfu_matrix_to_device_sent_total"
 
 
-async def test_bogus_foci_are_dialled_slowly_and_nobody_notices(federation: Federation) -> None:
+async def test_a_thousand_bogus_foci_are_dialled_slowly_and_nobody_notices(federation: Federation) -> None:
     one, two, _ = federation.sites
     async with FederatedCall(federation) as call:
         alice, bob = await call.people(alice=one, bob=two)
         await meet(alice, bob)
-        mallory = await call.member("mallory", at=two)
+        members = [await call.member(f"m{number}", at=two) for number in range(5)]
         victims = [await dead_end(call, f"victim{number}", two) for number in range(2)]
-        names = [UserId(two.synapse.user(f"{'abz'[number % 3]}{number}")) for number in range(400)]
-        bogus = [Device(name, DeviceId("X")) for name in names]
+        silent, wordy = victims
+        bogus = [Device(UserId(two.synapse.user(f"{'abz'[n % 3]}{n}")), DeviceId("X")) for n in range(1000)]
         before = [await site.focus.metric(SENT) for site in (one, two)]
-        async with Silence(all_pairs(alice, bob)) as silence:
-            lists = [bogus[start : start + 2] for start in range(0, len(bogus), 2)]
-            await list_foci(call, mallory, [victim.device for victim in victims] + bogus[:100], *lists)
-            await asyncio.gather(*(victim.listen(6) for victim in victims))
-        for site, then in zip((one, two), before, strict=True):
-            assert await site.focus.metric(SENT) - then <= 8  # one dial a second
-            for victim in victims:
-                assert len(victim.invites(site.focus.device)) == 1
+        began = time.monotonic()
+        async with Silence(all_pairs(alice, bob)) as silence, Crowd(20) as crowd:
+            # A thousand in one event, of which few count, and 64 by each of the others, all of which do.
+            await list_foci(call, members[0], [victim.device for victim in victims], *_split(bogus, 50))
+            for number, member in enumerate(members[1:]):
+                await list_foci(call, member, *_split(bogus[64 * number :][:64], 2))
+            await wordy.answer(one.focus.device, *crowd.addresses)
+            answered = time.monotonic()
+            await asyncio.gather(*(victim.listen(9) for victim in victims))
+            for site, then in zip((one, two), before, strict=True):
+                dialled = await site.focus.metric(SENT) - then
+                assert dialled <= time.monotonic() - began + 3, "one dial a second"
+                for victim in victims:
+                    assert len(victim.invites(site.focus.device)) == 1
+            await asyncio.sleep(max(0.0, answered + 11 - time.monotonic()))
+            checks = crowd.counts
+            await asyncio.sleep(1)
+            assert crowd.counts == checks, "checks stop after ten seconds"
+        assert sum(count > 0 for count in checks) == 8, "candidates of one answer"
+        assert sum(checks) <= 10 / 0.05 + 1, "checks are 50 ms apart"
+        assert len(silent.others) <= 2, "a hangup for an invite that nobody answered"
         assert not silence.over(1)
 
 
@@ -98,6 +112,10 @@ async def test_a_focus_cannot_advertise_the_participants_of_another_nor_echo_str
         assert not alice.streams_of(alice)
         for watcher, other in all_pairs(alice, anna, bob):
             assert watcher.video_of(other).picture_gaps == 0, "another source's packets are between"
+        given_up = {"cause": "stream_of_a_stranger"}
+        async with asyncio.timeout(12):  # it waited for state that would make them believable
+            while await one.focus.metric("mautrix_sfu_bad_messages_total", **given_up) < 3:
+                await asyncio.sleep(0.2)
 
 
 async def test_a_focus_that_is_not_in_the_set_or_names_another_room_gets_nothing(federation: Federation) -> None:
@@ -128,6 +146,10 @@ async def test_a_focus_that_is_not_in_the_set_or_names_another_room_gets_nothing
             assert not impostor.metadata
             assert not impostor.connection.socket.counts["rtp"]
         await see_and_hear(alice, bob)
+
+
+def _split(foci: list[Device], size: int) -> list[list[Device]]:
+    return [foci[start : start + size] for start in range(0, len(foci), size)]
 
 
 def _tracks(metadata: dict[str, dict[str, dict[str, object]]]) -> list[tuple[str, str]]:

@@ -113,6 +113,7 @@ class FederatedCall(Call):
             token=client.token,
             mischief=mischief,
         )
+        made.stopped_layers = self.stopped_layers
         return await self._stack.enter_async_context(made)
 
     def site(self, client: Client) -> Deployment:
@@ -123,11 +124,15 @@ class FederatedCall(Call):
         """New participants who are in the call: their names, each with the site."""
         # One after the other: an event that is sent while a homeserver is just joining the room may pass it by.
         made = [await self.participant(name, at=site) for name, site in names_and_sites.items()]
-        await asyncio.gather(*(self._knows_all(person, made) for person in made))
+        await self.know_each_other(*made)
         await asyncio.gather(*(self.join(person) for person in made))
         return made
 
-    async def _knows_all(self, person: Roamer, people: list[Roamer]) -> None:
+    async def know_each_other(self, *people: Roamer) -> None:
+        """Wait until the homeserver of each knows that all others are in the room."""
+        await asyncio.gather(*(self._knows_all(person, people) for person in people))
+
+    async def _knows_all(self, person: Roamer, people: tuple[Roamer, ...]) -> None:
         """Wait until the homeserver of one knows that the others are in the room: it would send them nothing before."""
         path = f"/_matrix/client/v3/rooms/{quote(self.room_id)}/joined_members"
         async with asyncio.timeout(20):

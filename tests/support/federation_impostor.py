@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
+import socket
 import time
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 from mautrix_sfu.core.ids import Device
 
@@ -89,6 +92,11 @@ class DeadEnd:
             answer = await self.client.sync(wait=min(left, 1.0))
             self.received += answer.get("to_device", {}).get("events", [])
 
+    @property
+    def others(self) -> list[str]:
+        """The types of what it received that is no invite."""
+        return [event["type"] for event in self.received if event["type"] != "m.call.invite"]
+
     def invites(self, focus: Device) -> list[dict[str, Any]]:
         """The contents of the invites of a focus."""
         return [
@@ -125,6 +133,40 @@ class DeadEnd:
             "answer": {"type": "answer", "sdp": sdp},
         }
         await self.client.send_to_device("m.call.answer", focus.user_id, focus.device_id, content)
+
+
+class Crowd:
+    """UDP sockets on loopback that count what they get and answer nothing."""
+
+    def __init__(self, size: int) -> None:
+        self._sockets = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(size)]
+        self._counts = [0] * size
+
+    async def __aenter__(self) -> Self:
+        for made in self._sockets:
+            made.bind(("127.0.0.1", 0))
+            made.setblocking(False)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for made in self._sockets:
+            made.close()
+
+    @property
+    def addresses(self) -> list[tuple[str, int]]:
+        """Where they are."""
+        return [made.getsockname() for made in self._sockets]
+
+    @property
+    def counts(self) -> list[int]:
+        """Datagrams that each of them got so far."""
+        for number, made in enumerate(self._sockets):
+            with contextlib.suppress(BlockingIOError):
+                while made.recv(2000):
+                    self._counts[number] += 1
+        return list(self._counts)
 
 
 async def dead_end(call: FederatedCall, name: str, at: Deployment) -> DeadEnd:

@@ -51,9 +51,11 @@ class FocusProcess:
         self.log = directory / "focus.log"
         self.udp_port = free_port(socket.SOCK_DGRAM)
         self.device = Device(UserId(f"@sfu:{domain}"), DeviceId("SFU1"))
-        self._page_port = page_port or free_port()
-        self.address = f"http://127.0.0.1:{self._page_port}/"
+        self.page_port = page_port or free_port()
+        self.address = f"http://127.0.0.1:{self.page_port}/"
         self.homeserver, self._domain = homeserver, domain
+        self.appservice_port = free_port()
+        self.inside: tuple[str, ...] = ()  # put before its command: where it lives (tests/support/namespaces.py)
         self.program: tuple[str, ...] = ("-m", "mautrix_sfu")  # what Python runs, and where
         self.root = ROOT
         self._overrides = overrides or {}
@@ -61,13 +63,13 @@ class FocusProcess:
 
     def configure(self) -> None:
         """Write the configuration and have the focus generate its registration; raises RuntimeError."""
-        appservice = free_port()
+        appservice = self.appservice_port
         config: dict[str, Any] = {
             "homeserver": {"address": self.homeserver, "domain": self._domain},
             "appservice": {"address": f"http://127.0.0.1:{appservice}", "port": appservice},
             "database": {"url": f"sqlite:///{self.directory / 'focus.db'}"},
             "media": {"port": self.udp_port, "addresses": ["127.0.0.1"]},
-            "http": {"port": self._page_port, "page_homeserver": self.homeserver},
+            "http": {"port": self.page_port, "page_homeserver": self.homeserver},
             "metrics": {"port": 0},
             "bot": {"permissions": {"*": "use", f"@{ADMIN}:{self._domain}": "admin"}},
         }
@@ -101,7 +103,7 @@ class FocusProcess:
 
     def spawn(self) -> None:
         """Start it without waiting for anything."""
-        command = guarded([*self._command(), "-n"])
+        command = guarded([*self.inside, *self._command(), "-n"])
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(command, cwd=self.root, stdout=log, stderr=log, start_new_session=True)
 
@@ -205,6 +207,10 @@ class Deployment:
         await asyncio.to_thread(self.focus.configure)
         await self.synapse.start()
         await self.focus.start()
+
+    async def close_http(self) -> None:
+        """Close what the running loop's client holds open."""
+        await self.synapse.close_http()
 
     async def stop(self) -> None:
         """Stop both; their files stay."""

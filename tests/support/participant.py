@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import json
 import secrets
+import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -107,6 +108,7 @@ class Participant:
         self.metadata: dict[str, Any] = {}  # as the focus last sent it
         self.muted = {"audio_muted": False, "video_muted": False}
         self.stopped_layers: set[str] = set()  # rids that are offered and never sent
+        self.make_socket: Callable[[], socket.socket] | None = None  # a bound one; by default on loopback
         self.invited = asyncio.Event()  # an invite was sent
         self._password = password
         self._call: _Call | None = None
@@ -206,6 +208,7 @@ class Participant:
         call = self._call = _Call(room_id, conf_id, connection)
         connection.on_received = self._changed.set
         connection.sender.stopped_layers = self.stopped_layers
+        connection.bound = None if self.make_socket is None else self.make_socket()
         await connection.open()
         if create_call and await self.matrix.state(room_id, CALL, conf_id) is None:
             await self.matrix.send_state(room_id, CALL, conf_id, {"m.intent": "m.room", "m.type": "m.video"})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
+import socket
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -35,6 +36,7 @@ class Connection:
 
     def __init__(self, *, audio: bool = True, video: bool = True, fingerprint: tuple[str, str] | None = None) -> None:
         self.socket = Socket(self._on_datagram)
+        self.bound: socket.socket | None = None  # what `open` uses instead of a new one
         self.ice = IceAgent(self.socket.send)
         self.peer = DtlsClient(self._send_to_focus)
         self.sender = Sender(self._send_rtp)
@@ -64,9 +66,12 @@ class Connection:
     # ------------------------------------------------------------ descriptions
 
     async def open(self, host: str = "127.0.0.1") -> None:
-        """Bind the socket."""
+        """Bind the socket, or take the one that was given."""
         loop = asyncio.get_running_loop()
-        await loop.create_datagram_endpoint(lambda: self.socket, local_addr=(host, 0))
+        if self.bound is not None:
+            await loop.create_datagram_endpoint(lambda: self.socket, sock=self.bound)
+        else:
+            await loop.create_datagram_endpoint(lambda: self.socket, local_addr=(host, 0))
 
     def offer(self, *, restart_ice: bool = False) -> str:
         """An offer of everything that is published."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
 from tests.support.calls import Call
 from tests.support.focus import Deployment
+from tests.support.running import running
 
 from .support import Talk
 
@@ -24,17 +24,8 @@ _LIMITS = {
 def shared_deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     """A Synapse, and a focus that soon refuses what it waits for in vain, with limits that tests can reach."""
     overrides = {"conferences": {"invite_wait": 1.5, "limits": _LIMITS}}
-    deployment = Deployment(tmp_path_factory.mktemp("outsiders"), overrides)
-
-    async def start() -> None:
-        await deployment.start()
-        await deployment.synapse.close_http()
-
-    try:
-        asyncio.run(start())
-        yield deployment
-    finally:
-        asyncio.run(deployment.stop())
+    with running(Deployment(tmp_path_factory.mktemp("outsiders"), overrides)) as made:
+        yield made
 
 
 @pytest.fixture
