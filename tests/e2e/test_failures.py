@@ -130,6 +130,15 @@ async def test_a_file_that_is_no_database(tmp_path: Path) -> None:
     )
 
 
+async def test_a_database_server_that_is_not_there(tmp_path: Path) -> None:
+    where = f"127.0.0.1:{free_port()}"
+    focus = configured(tmp_path, {"database": {"url": f"postgresql://focus:hush-hush@{where}/sfu"}})
+    code, line = await start_and_end(focus)
+    assert code == ExitCode.DATABASE_UNREACHABLE
+    assert line.startswith(f"database sfu on {where}: cannot be reached (")
+    assert "hush" not in focus.log.read_text()
+
+
 async def test_an_old_schema_when_it_may_not_migrate(tmp_path: Path) -> None:
     code, line = await start_and_end(configured(tmp_path, {"database": {"migrate": False}}))
     assert code == ExitCode.DATABASE_SCHEMA

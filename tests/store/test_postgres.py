@@ -67,14 +67,6 @@ async def until(condition: Callable[[], object], within: float = 20.0) -> None:
         await asyncio.sleep(0.02)
 
 
-async def stop(server: Postgres, how: signal.Signals = signal.SIGINT) -> None:
-    await asyncio.to_thread(server.stop, how)
-
-
-async def start(server: Postgres) -> None:
-    await asyncio.to_thread(server.start)
-
-
 # ---------------------------------------------------------------- away and back
 
 
@@ -83,14 +75,14 @@ async def test_what_is_asked_for_while_the_server_is_away_is_kept_when_it_is_bac
     store: Store, kept: KeptByServer, fatal: Fatal, postgres: Postgres, how: signal.Signals
 ) -> None:
     await store.put_leg(leg())
-    await stop(postgres, how)
+    await postgres.stop_meanwhile(how)
     waiting = store.put_leg(leg(call="meanwhile"))
     store.delete_leg(leg())
     store.put_fact(ROOM, CALL, "conf", {}, 1)
     store.set_position("s1")
     await until(lambda: store.away)
     assert not waiting.done()
-    await start(postgres)
+    await postgres.start_again()
     await asyncio.wait_for(waiting, 20)
     assert await kept.rows("SELECT call_id FROM leg") == [("meanwhile",)]
     stored = await store.load()
@@ -102,12 +94,12 @@ async def test_what_is_asked_for_while_the_server_is_away_is_kept_when_it_is_bac
 async def test_it_is_noticed_without_a_write_and_said_in_one_line_without_the_password(
     store: Store, away: Away, postgres: Postgres, url: str, caplog: pytest.LogCaptureFixture, short_grace: None
 ) -> None:
-    await stop(postgres)
+    await postgres.stop_meanwhile()
     await until(lambda: store.away)
     assert store.away is not None
     assert store.away.startswith(f"database {url.rpartition('/')[2]} on 127.0.0.1:{postgres.port}: ")
     await until(lambda: away.told)
-    await start(postgres)
+    await postgres.start_again()
     await until(lambda: store.away is None)
     assert len(away.told) == 2
     assert away.told[0]
@@ -119,7 +111,7 @@ async def test_it_is_noticed_without_a_write_and_said_in_one_line_without_the_pa
 async def test_nobody_but_a_leg_waits_for_a_server_that_is_away_for_longer_than_a_restart(
     store: Store, postgres: Postgres, away: Away, short_grace: None
 ) -> None:
-    await stop(postgres)
+    await postgres.stop_meanwhile()
     store.put_audit(entry(1))
     leg_is_kept = store.put_leg(leg())
     asked = asyncio.gather(*(store.audit(1) for _ in range(3)), return_exceptions=True)
@@ -129,7 +121,7 @@ async def test_nobody_but_a_leg_waits_for_a_server_that_is_away_for_longer_than_
     assert not leg_is_kept.done()
     with pytest.raises(AwayError, match="database test_"):
         await store.audit(1)
-    await start(postgres)
+    await postgres.start_again()
     await until(lambda: store.away is None)
     assert await store.audit(1) == [entry(1)]
     await leg_is_kept
@@ -138,11 +130,11 @@ async def test_nobody_but_a_leg_waits_for_a_server_that_is_away_for_longer_than_
 async def test_a_server_that_is_started_again_at_once_is_waited_for(
     store: Store, postgres: Postgres, away: Away
 ) -> None:
-    await stop(postgres)
+    await postgres.stop_meanwhile()
     store.put_audit(entry(1))
     asked = asyncio.create_task(store.audit(1))
     await until(lambda: store.away)
-    await start(postgres)
+    await postgres.start_again()
     assert await asyncio.wait_for(asked, 20) == [entry(1)]
     assert not away.told
 
@@ -186,7 +178,7 @@ async def test_a_commit_whose_outcome_is_not_known_is_done_once(
 
 async def test_a_server_that_stays_away_too_long_ends_it(url: str, fatal: Fatal, postgres: Postgres) -> None:
     store = await Store.open(url, True, fatal, patience=0.5)
-    await stop(postgres)
+    await postgres.stop_meanwhile()
     written = store.put_leg(leg())
     with pytest.raises(FatalError, match=r"and has not for 0\.5 s"):
         await asyncio.wait_for(written, 20)
@@ -200,7 +192,7 @@ async def test_what_waits_for_the_server_is_bounded(
     store: Store, fatal: Fatal, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(writer, "MAX_PENDING", 100)
-    await stop(postgres)
+    await postgres.stop_meanwhile()
     await until(lambda: store.away)
     for number in range(1000):
         store.set_position(str(number))
@@ -217,7 +209,7 @@ async def test_it_ends_in_order_and_soon_while_the_server_is_away(
     store: Store, postgres: Postgres, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(writer, "LAST_WRITES", 0.3)
-    await stop(postgres)
+    await postgres.stop_meanwhile()
     await until(lambda: store.away)
     store.set_position("lost")
     await asyncio.wait_for(store.close(), writer.LAST_WRITES + 5)
@@ -246,9 +238,9 @@ async def test_a_server_that_does_not_answer_counts_as_away(
 async def test_a_focus_that_got_in_while_the_server_was_away_is_left_alone(
     store: Store, kept: KeptByServer, fatal: Fatal, postgres: Postgres
 ) -> None:
-    await stop(postgres)
+    await postgres.stop_meanwhile()
     await until(lambda: store.away)
-    await start(postgres)
+    await postgres.start_again()
     lock = "SELECT pg_try_advisory_lock({}, {})".format(*postgres_module._LOCK)
     other = await asyncpg.connect(kept.url)
     taken = await other.fetchval(lock)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import glob
 import os
@@ -89,8 +90,24 @@ class Postgres:
 
     def start(self) -> None:
         """Have it run, and take connections; raises RuntimeError with its log."""
-        if self._process is not None and self._process.poll() is None:
-            return
+        if not self._runs():
+            self._spawn()
+        self._wait_ready()
+
+    async def start_again(self) -> None:
+        """The same, from an event loop that must go on."""
+        if not self._runs():
+            self._spawn()  # not in a thread of its own: the server would be killed at the thread's end
+        await asyncio.to_thread(self._wait_ready)
+
+    async def stop_meanwhile(self, how: signal.Signals = signal.SIGINT) -> None:
+        """Stop it, from an event loop that must go on."""
+        await asyncio.to_thread(self.stop, how)
+
+    def _runs(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def _spawn(self) -> None:
         settings = {
             "port": self.port,
             "listen_addresses": "127.0.0.1",
@@ -101,6 +118,9 @@ class Postgres:
         command = self._unprivileged(str(self._bin / "postgres"), "-D", str(self._data), *options)
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(guarded(command), cwd=self._directory, stdout=log, stderr=log)
+
+    def _wait_ready(self) -> None:
+        assert self._process is not None
         deadline = time.monotonic() + START_TIMEOUT
         while subprocess.run(
             [self._bin / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(self.port)], check=False
@@ -111,7 +131,7 @@ class Postgres:
 
     def stop(self, how: signal.Signals = signal.SIGINT) -> None:
         """Stop it: SIGINT ends sessions in order ("fast"), SIGQUIT at once, without a checkpoint ("immediate")."""
-        if self._process is not None and self._process.poll() is None:
+        if self._process is not None and self._runs():
             self._process.send_signal(how)
             self._process.wait(STOP_TIMEOUT)
 
