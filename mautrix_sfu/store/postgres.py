@@ -13,7 +13,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import asyncpg
 from sqlalchemy import text
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import InvalidRequestError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.pool import NullPool
 
@@ -96,6 +96,10 @@ class Postgres(Database):
             raw = (await connection.get_raw_connection()).driver_connection
         except (SQLAlchemyError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError, ValueError) as error:
             await self.close()
+            if isinstance(original(error), ValueError):  # of parsing the address
+                raise FatalError(
+                    f"database.url: cannot be used: {first_line(original(error))}", ExitCode.CONFIG
+                ) from error
             raise self.explain(error) from error
         except BaseException:
             await self.close()
@@ -140,10 +144,8 @@ class Postgres(Database):
             return AwayError(f"database {self.name}: does not answer", exit_code)
         if isinstance(cause, OSError):
             return AwayError(f"database {self.name}: cannot be reached ({cause.strerror or detail})", exit_code)
-        if isinstance(cause, ValueError) or type(cause).__name__ == "ClientConfigurationError":
-            return FatalError(f"database.url: cannot be used: {detail}", ExitCode.CONFIG)
-        what = _CAUSES.get(state, "failed")
-        line = f"database {self.name}: {what} ({detail})"
-        if isinstance(cause, asyncpg.InterfaceError) or state.startswith(_PASSING):
+        line = f"database {self.name}: {_CAUSES.get(state, 'failed')} ({detail})"
+        lost = isinstance(cause, asyncpg.InterfaceError | asyncpg.InternalClientError | InvalidRequestError)
+        if state.startswith(_PASSING) if state else lost and not isinstance(cause, asyncpg.DataError):
             return AwayError(line, exit_code)
         return FatalError(line, exit_code)

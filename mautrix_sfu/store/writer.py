@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable, Collection, Hashable, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
@@ -24,6 +25,15 @@ MAX_PENDING_SIZE = 256 * 1024 * 1024  # characters of them
 PAUSES = (0.1, 5.0)  # seconds between attempts to reach it again: at first, and at most; each is twice the one before
 GRACE = 5.0  # seconds that a server may take to start again before anybody is told no
 LAST_WRITES = 5.0  # seconds that it may be away when everything ends
+
+
+@dataclass(slots=True)
+class _Outage:
+    """What the database is away for."""
+
+    since: float
+    timer: asyncio.TimerHandle  # until it is taken for gone
+    pause: float = PAUSES[0]
 
 
 class Writer:
@@ -53,6 +63,7 @@ class Writer:
         self._pending_size = 0
         self._waiting: list[asyncio.Future[None]] = []  # for everything that is pending
         self._impatient: list[asyncio.Future[None]] = []  # the same, but not for a server that is gone
+        self._outage: _Outage | None = None
         self._gone = False  # away for longer than a restart takes
         self._wake = asyncio.Event()
         self._closing = False
@@ -62,8 +73,12 @@ class Writer:
         """Reach the database and see to its schema; raises FatalError."""
         try:
             await self._connect(migrate)
-        except AwayError as error:
-            raise error.fatal() from error
+        except BaseException as error:
+            await self._database.close()
+            if not isinstance(error, Exception):
+                raise
+            problem = self._explained(error)
+            raise problem if isinstance(problem, FatalError) else problem.fatal() from error
 
     def start(self) -> None:
         """Begin to write."""
@@ -78,6 +93,8 @@ class Writer:
             if self.away is not None and not self._task.done():
                 self._task.cancel()
                 log.error("database %s: %d changes are lost: it is away", self._database.name, len(self._pending))
+        if self._outage is not None:
+            self._outage.timer.cancel()
         await self._database.close()
 
     @property
@@ -117,7 +134,7 @@ class Writer:
         if self.away is not None:
             raise AwayError(self.away, ExitCode.DATABASE_UNREACHABLE)
         try:
-            async with self._transaction() as connection:
+            async with asyncio.timeout(self._database.command_timeout), self._transaction() as connection:
                 return [(await connection.execute(query)).all() for query in queries]
         except Exception as error:
             self._wake.set()  # the task sees to what is wrong
@@ -140,12 +157,16 @@ class Writer:
             waiting, self._waiting = self._waiting, []
             impatient, self._impatient = self._impatient, []
             try:
-                await self._execute(writes.values())
+                async with asyncio.timeout(self._database.command_timeout):
+                    if self._connection is None:
+                        await self._connect(migrate=False)
+                    await self._execute(writes.values())
             except Exception as error:  # whatever it is: what is not written now is written later, or never
                 self._take_back(writes)
                 self._waiting, self._impatient = waiting + self._waiting, impatient + self._impatient
-                await self._recover(self._explained(error))
+                await self._bear(self._explained(error))
                 continue
+            self._end_outage()
             _settle(waiting)
             _settle(impatient)
             if self._closing and not self._pending:
@@ -161,7 +182,7 @@ class Writer:
     async def _execute(self, writes: Collection[Write]) -> None:
         if not writes and self._database.heartbeat is None:
             return
-        async with asyncio.timeout(self._database.command_timeout), self._transaction() as connection:
+        async with self._transaction() as connection:
             if not writes:
                 await connection.execute(select(1))
             for statement, group in groupby(writes, key=lambda write: write.statement):
@@ -189,51 +210,50 @@ class Writer:
     # ------------------------------------------------------------ a database that fails
 
     async def _connect(self, migrate: bool) -> None:
-        connection = await self._database.connect(self._wake.set)
-        try:
+        async with self._turn:
+            connection = await self._database.connect(self._wake.set)
             await connection.run_sync(schema.ensure, self._database.name, migrate)
-        except BaseException as error:
-            await self._database.close()
-            if isinstance(error, Exception):
-                raise self._explained(error) from error
-            raise
-        self._connection = connection
+            self._connection = connection
 
-    async def _recover(self, problem: FatalError | AwayError) -> None:
-        """Wait until the database answers again, or end it all."""
-        loop = asyncio.get_running_loop()
-        since, pause = loop.time(), PAUSES[0]
-        gone = loop.call_later(GRACE, self._set_gone)
-        while isinstance(problem, AwayError) and self.failure is None:
-            if loop.time() - since > self._patience:
-                problem = FatalError(f"{problem}, and has not for {self._patience:g} s", problem.exit_code)
-                break
-            if str(problem) != self.away:
-                log.warning("%s; what is to be written waits", problem)
-                self.away = str(problem)
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, PAUSES[1])
-            try:
-                async with self._turn:
-                    await self._connect(migrate=False)
-            except (FatalError, AwayError) as error:
-                problem = error
-            else:
-                log.warning("database %s: is back after %.1f s", self._database.name, loop.time() - since)
-                self.away = None
-                self._wake.set()
-                break
-        gone.cancel()
-        if self._gone:
-            self._gone = False
-            self._on_away(None)
-        if isinstance(problem, FatalError) and self.failure is None:
+    async def _bear(self, problem: FatalError | AwayError) -> None:
+        """Pause before the next attempt, or end it all."""
+        if self.failure is not None:  # meanwhile; who waited for what was being written is not told yet
+            _settle(self._waiting, self.failure)
+            _settle(self._impatient, self.failure)
+            return
+        if isinstance(problem, FatalError):
             self._fail(problem)
+            return
+        loop = asyncio.get_running_loop()
+        if self._outage is None:
+            self._outage = _Outage(loop.time(), loop.call_later(GRACE, self._set_gone))
+        outage = self._outage
+        if loop.time() - outage.since > self._patience:
+            self._fail(FatalError(f"{problem}, and has not for {self._patience:g} s", problem.exit_code))
+            return
+        if str(problem) != self.away:
+            log.warning("%s; what is to be written waits", problem)
+            self.away = str(problem)
+        self._connection = None
+        await asyncio.sleep(outage.pause)
+        outage.pause = min(outage.pause * 2, PAUSES[1])
+        self._wake.set()
 
     def _set_gone(self) -> None:
         self._gone = True
         _settle(self._impatient)
         self._on_away(self.away)
+
+    def _end_outage(self) -> None:
+        if self._outage is None:
+            return
+        lasted = asyncio.get_running_loop().time() - self._outage.since
+        log.warning("database %s: is back after %.1f s", self._database.name, lasted)
+        self._outage.timer.cancel()
+        self._outage = self.away = None
+        if self._gone:
+            self._gone = False
+            self._on_away(None)
 
     def _fail(self, failure: FatalError) -> None:
         self.failure = failure

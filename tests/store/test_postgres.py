@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import signal
 import socket
 import time
@@ -140,13 +141,19 @@ async def test_a_server_that_is_started_again_at_once_is_waited_for(
 
 
 async def test_a_session_that_the_server_ends_is_begun_again(store: Store, kept: KeptByServer, fatal: Fatal) -> None:
-    for number in range(3):
+    async def write() -> None:
+        for number in range(100):
+            await asyncio.wait_for(store.put_leg(leg(call=str(number))), 20)
+
+    writing = asyncio.create_task(write())
+    while not writing.done():  # in whatever it is doing
         await kept.rows(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
             "WHERE datname = current_database() AND pid <> pg_backend_pid()"
         )
-        await asyncio.wait_for(store.put_leg(leg(call=str(number))), 20)
-    assert len((await store.load()).legs) == 3
+        await asyncio.sleep(random.uniform(0.05, 0.2))
+    await writing
+    assert len((await store.load()).legs) == 100
     assert not fatal.messages
 
 
@@ -186,6 +193,27 @@ async def test_a_server_that_stays_away_too_long_ends_it(url: str, fatal: Fatal,
     assert store.failure is not None
     assert store.failure.exit_code is ExitCode.DATABASE_UNREACHABLE
     await store.close()
+
+
+async def test_a_server_that_answers_but_never_writes_ends_it_too(
+    url: str, fatal: Fatal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(_: object) -> None:
+        raise ConnectionResetError("each time")
+
+    store = await Store.open(url, True, fatal, patience=0.5)
+    monkeypatch.setattr(store._writer, "_execute", refuse)
+    with pytest.raises(FatalError, match=r"and has not for 0\.5 s"):
+        await asyncio.wait_for(store.put_leg(leg()), 20)
+    await store.close()
+
+
+async def test_what_the_server_will_never_take_ends_it_at_once(store: Store, fatal: Fatal, kept: KeptByServer) -> None:
+    await kept.execute("DROP TABLE leg")
+    with pytest.raises(FatalError, match='relation "leg" does not exist'):
+        await asyncio.wait_for(store.put_leg(leg()), 20)
+    assert len(fatal.messages) == 1
+    assert "\n" not in fatal.messages[0]
 
 
 async def test_what_waits_for_the_server_is_bounded(
