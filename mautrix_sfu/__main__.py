@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import copy
 import logging
 import logging.config
 import sys
@@ -12,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from . import __version__
-from .config import Config, ConfigError, ConfigFile, example_text, generate, new_token, write_atomically
+from .config import Config, ConfigError, ConfigFile, example_text, generate, new_token, set_up_logging, write_atomically
 from .errors import ExitCode, FatalError
 
 log = logging.getLogger("mautrix_sfu.config")
@@ -104,11 +103,7 @@ def _check(arguments: argparse.Namespace) -> int:
 def _load(file: ConfigFile, update: bool) -> Config:
     """Check the configuration, set up the log, and put new options into the file."""
     config = file.parse()
-    try:
-        logging.config.dictConfig(copy.deepcopy(dict(config.logging)))
-    except (ValueError, TypeError, AttributeError, ImportError, OSError) as error:
-        cause = f": {error.__cause__}" if error.__cause__ else ""
-        raise ConfigError(f"{file.path}: logging: {error}{cause}") from error
+    set_up_logging(file.path, config)
     for line in file.unknown_options():
         log.warning("%s", line)
     if update:
@@ -141,7 +136,7 @@ def _run(argv: Sequence[str] | None) -> int:
         from . import app  # late: needs the media core, which -g, -e and --help do not
     except ImportError as error:
         raise FatalError(f"cannot start: {error}", ExitCode.MEDIA_FAILED) from error
-    return app.run(config)
+    return app.run(config, file.path)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

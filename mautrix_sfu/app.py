@@ -9,14 +9,16 @@ import signal
 import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from . import __version__
 from .admin import Context, answer
 from .check import warn_at_start
-from .config import Config, Permission
+from .config import Config, ConfigError, ConfigFile, Permission, changes, set_up_logging, with_live
 from .core.commands import ConferenceEnded, Count
+from .core.events import DrainChanged, PolicyChanged
 from .core.ids import Device, DeviceId, SessionId, UserId
 from .core.policy import Policy
 from .errors import ExitCode, FatalError
@@ -25,15 +27,24 @@ from .matrix import Matrix, MatrixSettings
 from .media import Media, advertised, open_media
 from .metrics import Metrics
 from .rtc import Rtc
-from .runtime import Runtime
+from .runtime import LoadWatch, Runtime
 from .store import Store
 
 log = logging.getLogger("mautrix_sfu")
 
 
-def run(config: Config) -> int:
-    """Run the focus until it is told to stop; raises FatalError when it cannot go on."""
-    asyncio.run(_Focus(config).run())
+@dataclass(frozen=True, slots=True)
+class Reloaded:
+    """What came of reading the configuration again: options by their path, or why nothing was taken."""
+
+    live: tuple[str, ...] = ()  # changed, and in force
+    restart: tuple[str, ...] = ()  # changed, and in force after a restart
+    problems: tuple[str, ...] = ()  # the file is refused: everything is as before
+
+
+def run(config: Config, path: Path) -> int:
+    """Run the focus until it is told to stop; raises FatalError when it cannot go on. SIGHUP reads `path` again."""
+    asyncio.run(_Focus(config, path).run())
     return 0
 
 
@@ -66,8 +77,10 @@ def _focus(config: Config) -> Device:
 class _Focus:
     """One running focus. Whatever ends it, ends all of it: never half of it goes on."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, path: Path) -> None:
         self._config = config
+        self._path = path
+        self._leaving: asyncio.Task[None] | None = None
         self._started = time.monotonic()
         self._metrics = Metrics(__version__)
         self._runtime = Runtime(policy_of(config), self._metrics, self, config.cascade.allow_private)
@@ -80,8 +93,9 @@ class _Focus:
         """Start everything, wait for a signal or a fault, stop everything; raises FatalError."""
         loop = asyncio.get_running_loop()
         self._ended = loop.create_future()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self._finish)
+        loop.add_signal_handler(signal.SIGINT, self._finish)
+        loop.add_signal_handler(signal.SIGTERM, self._terminate)
+        loop.add_signal_handler(signal.SIGHUP, self.reload)
         async with AsyncExitStack() as stack:
             starting = loop.create_task(self._start(stack), name="start")
             await asyncio.wait((starting, self._ended), return_when=asyncio.FIRST_COMPLETED)
@@ -92,6 +106,8 @@ class _Focus:
                 log.info("mautrix-sfu %s is running as %s", __version__, _focus(self._config))
             await self._ended
             log.info("stopping")
+            if self._leaving is not None:
+                await _cancel(self._leaving)
 
     async def _start(self, stack: AsyncExitStack) -> None:
         config, loop = self._config, asyncio.get_running_loop()
@@ -118,6 +134,9 @@ class _Focus:
         await http.start()
         lag = loop.create_task(self._metrics.measure_loop_lag(), name="loop lag")
         stack.push_async_callback(_cancel, lag)
+        watch = LoadWatch(media, self._runtime.operate, lambda: self._config.overload)
+        load = loop.create_task(watch.run(), name="load")
+        stack.push_async_callback(_cancel, load)
         stack.push_async_callback(matrix.stop)
         await matrix.start()
         self._metrics.homeserver(True)
@@ -144,7 +163,48 @@ class _Focus:
             count=lambda what, by: self._metrics.count_matrix(what.value, by),
         )
 
+    # ------------------------------------------------------------ the configuration, read again
+
+    def reload(self) -> Reloaded:
+        """Read the configuration again: take what can change now, name what needs a restart, or refuse it all."""
+        try:
+            file = ConfigFile.read(self._path)
+            new = file.parse()
+            set_up_logging(self._path, new)
+        except ConfigError as error:
+            set_up_logging(self._path, self._config)
+            for problem in error.problems:
+                log.error("the configuration is not reloaded: %s", problem)
+            return Reloaded(problems=tuple(error.problems))
+        for line in file.unknown_options():
+            log.warning("%s", line)
+        found = changes(self._config, new)
+        self._config = with_live(self._config, new)
+        self._adopt()
+        log.info("the configuration is reloaded, changed: %s", ", ".join(found.live) or "nothing")
+        if found.restart:
+            log.warning("these changes need a restart: %s", ", ".join(found.restart))
+        return Reloaded(found.live, found.restart)
+
+    def _adopt(self) -> None:
+        self._runtime.allow_private(self._config.cascade.allow_private)
+        self._runtime.operate(PolicyChanged(policy_of(self._config)))
+
     # ------------------------------------------------------------ the end
+
+    def _terminate(self) -> None:
+        """SIGTERM: let running calls go on for a while; the second one ends them."""
+        deadline = self._config.drain.deadline
+        if self._leaving is not None or not self._runtime.busy or deadline <= 0:
+            self._finish()
+        else:
+            log.info("draining: ends when nobody is in a call any more, or in %g s; a second SIGTERM ends it", deadline)
+            self._leaving = asyncio.get_running_loop().create_task(self._leave(deadline), name="drain")
+
+    async def _leave(self, deadline: float) -> None:
+        self._runtime.operate(DrainChanged(True, deadline))
+        await self._runtime.wait_idle()
+        self._finish()
 
     def _finish(self, error: FatalError | None = None) -> None:
         if self._ended is None or self._ended.done():
@@ -214,6 +274,7 @@ class _Focus:
         reasons = []
         if self._ended is None or self._ended.done():
             reasons.append("the focus is stopping")
+        reasons += self._runtime.closed
         if not self._runtime.homeserver_up:
             reasons.append("the homeserver does not answer, or lags")
         if self._store is not None and self._store.away is not None:

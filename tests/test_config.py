@@ -11,7 +11,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mautrix_sfu.config import Config, ConfigError, ConfigFile, Permission, example_text, generate, parse
+from mautrix_sfu.config import (
+    LIMITS,
+    Changes,
+    Config,
+    ConfigError,
+    ConfigFile,
+    Permission,
+    changes,
+    example_text,
+    generate,
+    parse,
+    with_live,
+)
 from mautrix_sfu.config.options import load_yaml
 
 MINIMAL = """\
@@ -305,3 +317,33 @@ def test_the_example_registration_has_the_keys_of_a_generated_one() -> None:
     generated = load_yaml(generate(config_with()))
     assert list(example) == list(generated)
     assert example["namespaces"] == generated["namespaces"]
+
+
+# ---------------------------------------------------------------- another configuration while the focus runs
+
+
+def test_what_changed_is_named_and_parted_into_what_holds_at_once_and_what_needs_a_restart() -> None:
+    old = parse(load_yaml(MINIMAL))
+    text = MINIMAL + "conferences: {guests: false, limits: {legs: 7}}\nmedia: {port: 4000}\ncascade: {trunks: 3}\n"
+    new = parse(load_yaml(text))
+    found = changes(old, new)
+    assert found.live == ("cascade.trunks", "conferences.guests", "conferences.limits.legs")
+    assert found.restart == ("media.port",)
+    kept = with_live(old, new)
+    assert kept.conferences.limits.legs == 7
+    assert kept.media.port == old.media.port
+    assert changes(kept, new) == Changes((), ("media.port",))  # it is still named the next time
+    assert changes(old, old) == Changes((), ())
+
+
+def test_every_limit_is_an_option_with_its_range() -> None:
+    limits = load_yaml(example_text())["conferences"]["limits"]
+    assert {limit.name for limit in LIMITS if not limit.option} == set(limits)
+    for limit in LIMITS:
+        where = limit.option or f"conferences.limits.{limit.name}"
+        section, _, name = where.rpartition(".")
+        nested: dict[str, Any] = {name: limit.highest + 1}
+        for part in reversed(section.split(".")):
+            nested = {part: nested}
+        with pytest.raises(ConfigError, match=f"{where}: expected a whole number from {limit.lowest} to"):
+            parse(load_yaml(MINIMAL) | nested)

@@ -57,7 +57,7 @@ def app(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Run], None]]:
 
     def put(run: Run) -> None:
         module = ModuleType("mautrix_sfu.app")
-        module.run = run  # type: ignore[attr-defined]
+        module.run = lambda config, path: run(config)  # type: ignore[attr-defined]
         monkeypatch.setitem(sys.modules, "mautrix_sfu.app", module)
         monkeypatch.setattr("mautrix_sfu.app", module, raising=False)
 

@@ -1,6 +1,7 @@
 """The operator's configuration: read, checked, kept up to date on disk, and turned into a registration."""
 
-from .file import ConfigFile, write_atomically
+from .changes import Changes, changes, with_live
+from .file import ConfigFile, set_up_logging, write_atomically
 from .limits import DEFAULT_LIMITS, LIMITS, Limit, LimitError, Limits, limit_named
 from .model import (
     AppserviceConfig,
@@ -9,10 +10,12 @@ from .model import (
     ConferenceConfig,
     Config,
     DatabaseConfig,
+    DrainConfig,
     HomeserverConfig,
     HttpConfig,
     MediaConfig,
     MetricsConfig,
+    OverloadConfig,
     Permission,
 )
 from .options import ConfigError, example_text, parse
@@ -24,11 +27,13 @@ __all__ = [
     "AppserviceConfig",
     "BotConfig",
     "CascadeConfig",
+    "Changes",
     "ConferenceConfig",
     "Config",
     "ConfigError",
     "ConfigFile",
     "DatabaseConfig",
+    "DrainConfig",
     "HomeserverConfig",
     "HttpConfig",
     "Limit",
@@ -36,11 +41,15 @@ __all__ = [
     "Limits",
     "MediaConfig",
     "MetricsConfig",
+    "OverloadConfig",
     "Permission",
+    "changes",
     "example_text",
     "generate",
     "limit_named",
     "new_token",
     "parse",
+    "set_up_logging",
+    "with_live",
     "write_atomically",
 ]

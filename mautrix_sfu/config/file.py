@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
+import logging.config
 import os
 import stat
 import tempfile
@@ -73,6 +75,15 @@ class ConfigFile:
     def save(self) -> None:
         """Write it atomically, owner and mode kept; raises OSError."""
         write_atomically(self.path, self.text, new_mode=0o600)
+
+
+def set_up_logging(path: Path, config: Config) -> None:
+    """Log as the configuration says; raises ConfigError where that cannot be."""
+    try:
+        logging.config.dictConfig(copy.deepcopy(dict(config.logging)))
+    except (ValueError, TypeError, AttributeError, ImportError, OSError) as error:
+        cause = f": {error.__cause__}" if error.__cause__ else ""
+        raise ConfigError(f"{path}: logging: {error}{cause}") from error
 
 
 def write_atomically(path: Path, text: str, *, new_mode: int) -> None:

@@ -70,6 +70,21 @@ class ConferenceConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class OverloadConfig:
+    """The load from which on no more legs are taken."""
+
+    media_cpu: float  # share of a processor core that the busiest media thread has
+    loop_lag: float  # seconds that the event loop is late, in the mean of a second
+
+
+@dataclass(frozen=True, slots=True)
+class DrainConfig:
+    """How SIGTERM ends the focus."""
+
+    deadline: float  # that running calls may go on; 0: they may not
+
+
+@dataclass(frozen=True, slots=True)
 class CascadeConfig:
     """Trunks with the foci of other homeservers."""
 
@@ -130,6 +145,8 @@ class Config:
     database: DatabaseConfig
     media: MediaConfig
     conferences: ConferenceConfig
+    overload: OverloadConfig
+    drain: DrainConfig
     cascade: CascadeConfig
     http: HttpConfig
     metrics: MetricsConfig

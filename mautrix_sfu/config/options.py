@@ -24,10 +24,12 @@ from .model import (
     ConferenceConfig,
     Config,
     DatabaseConfig,
+    DrainConfig,
     HomeserverConfig,
     HttpConfig,
     MediaConfig,
     MetricsConfig,
+    OverloadConfig,
     Permission,
 )
 
@@ -116,12 +118,16 @@ def _limit(limit: Limit) -> _Kind[int]:
 
 
 def _seconds(low: float, high: float) -> _Kind[float]:
+    return _number(low, high, "a number of seconds")
+
+
+def _number(low: float, high: float, what: str) -> _Kind[float]:
     def parse(value: Any) -> float:
         _require(isinstance(value, int | float) and not isinstance(value, bool))
         _require(math.isfinite(value) and low <= value <= high)
         return float(value)
 
-    return _Kind(f"a number of seconds from {low:g} to {high:g}", parse)
+    return _Kind(f"{what} from {low:g} to {high:g}", parse)
 
 
 def _text(expected: str, pattern: str) -> _Kind[str]:
@@ -272,6 +278,8 @@ def parse(data: Mapping[str, Any], *, tokens: bool = True) -> Config:
         database=_database(root.section("database")),
         media=_media(root.section("media")),
         conferences=_conferences(root.section("conferences")),
+        overload=_overload(root.section("overload")),
+        drain=_drain(root.section("drain")),
         cascade=_cascade(root.section("cascade")),
         http=_http(root.section("http")),
         metrics=_metrics(root.section("metrics")),
@@ -339,6 +347,17 @@ def _conferences(section: _Section) -> ConferenceConfig:
         kick_time=section.take("kick_time", _seconds(0, 86400)),
         limits=Limits(**{limit.name: limits.take(limit.name, _limit(limit)) for limit in LIMITS if not limit.option}),
     )
+
+
+def _overload(section: _Section) -> OverloadConfig:
+    return OverloadConfig(
+        media_cpu=section.take("media_cpu", _number(0.01, 1, "a share of a processor core")),
+        loop_lag=section.take("loop_lag", _seconds(0.001, 60)),
+    )
+
+
+def _drain(section: _Section) -> DrainConfig:
+    return DrainConfig(deadline=section.take("deadline", _seconds(0, 7 * 86400)))
 
 
 def _cascade(section: _Section) -> CascadeConfig:

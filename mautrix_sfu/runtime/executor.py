@@ -65,7 +65,7 @@ class Executor:
     ) -> None:
         self._policy = policy
         self._metrics = metrics
-        self._allow_private = allow_private  # whether trunks may be dialled to addresses that are not public
+        self.allow_private = allow_private  # whether trunks may be dialled to addresses that are not public
         self._matrix, self._media, self._rtc, self._store = edges.matrix, edges.media, edges.rtc, edges.store
         self._owner = edges.owner
         self._feed = feed
@@ -217,7 +217,7 @@ class Executor:
 
     def _connect(self, leg: LegId, remote: RemoteTransport) -> None:
         """Begin checks towards another focus, at the addresses that it named and that may be asked."""
-        candidates = usable_candidates(remote, self._allow_private)
+        candidates = usable_candidates(remote, self.allow_private)
         if not candidates:
             self._feed(ev.ConnectionLost(leg, "ice_failed", "the focus names no address that may be asked"))
             return

@@ -70,6 +70,7 @@ class Runtime:
         self._inbox_handle: asyncio.Handle | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._stopped = False
+        self._idle: asyncio.Event | None = None  # set when nobody is in a call any more
         self.homeserver_up = True
         self._load: str | None = None  # why no new legs are taken: too much to do
         self._database: str | None = None  # or nowhere to keep them
@@ -105,7 +106,7 @@ class Runtime:
         """Whether the backlog from before the start is worked off."""
         return self._focus.caught_up
 
-    def operate(self, event: ev.OperatorEvent) -> None:
+    def operate(self, event: ev.OperatorEvent | ev.Traffic) -> None:
         """Carry out the operator's word, or take notice of the load."""
         if isinstance(event, ev.OverloadChanged):
             self._load = event.cause
@@ -117,10 +118,27 @@ class Runtime:
         self._database = None if up else "database"
         self._feed(ev.OverloadChanged(self._load or self._database))
 
+    def allow_private(self, allowed: bool) -> None:
+        """Whether trunks may be dialled to addresses that are not public, from now on."""
+        if self._executor is not None:
+            self._executor.allow_private = allowed
+
+    @property
+    def closed(self) -> list[str]:
+        """Why no new calls are taken, by the operator's word or the load, in words for an operator."""
+        said = ["draining: no new calls are taken"] if self._focus.draining else []
+        return said if self._load is None else [*said, f"overload: no new connections are taken ({self._load})"]
+
     @property
     def busy(self) -> bool:
         """Whether anybody is in a call."""
         return self._focus.busy
+
+    async def wait_idle(self) -> None:
+        """Wait until nobody is in a call."""
+        self._idle = asyncio.Event()
+        if self.busy:
+            await self._idle.wait()
 
     @property
     def policy(self) -> Policy:
@@ -344,6 +362,8 @@ class Runtime:
                     self._metrics.count("internal_errors", type(command).__name__)
         finally:
             self._working = False
+        if self._idle is not None and not self.busy:
+            self._idle.set()
         self._set_timer()
 
     def _set_timer(self) -> None:

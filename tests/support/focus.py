@@ -71,6 +71,7 @@ class FocusProcess:
             "media": {"port": self.udp_port, "addresses": ["127.0.0.1"]},
             "http": {"port": self.page_port, "page_homeserver": self.homeserver},
             "metrics": {"port": 0},
+            "drain": {"deadline": 0},
             "bot": {"permissions": {"*": "use", f"@{ADMIN}:{self._domain}": "admin"}},
         }
         for section, options in self._overrides.items():

@@ -1,0 +1,201 @@
+"""Ends in good order and changes at run time: SIGTERM in a call, SIGHUP with a good and a bad file."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from tests.support.calls import Call, Watch
+from tests.support.focus import Deployment, FocusProcess
+from tests.support.participant import Participant, RefusedError
+
+pytestmark = pytest.mark.synapse
+
+DEADLINE = 4.0
+
+
+@pytest.fixture
+async def call(shared_deployment: Deployment) -> AsyncIterator[Call]:
+    """A call on a focus that runs, with the configuration that it began with."""
+    focus = shared_deployment.focus
+    if focus.exit_code is not None:
+        await focus.start()
+    before = focus.config.read_text()
+    try:
+        async with Call(shared_deployment) as made:
+            yield made
+    finally:
+        focus.config.write_text(before)
+        if focus.exit_code is None:
+            await reloaded(focus)
+
+
+async def logged(focus: FocusProcess, words: str, since: int, within: float = 5.0) -> str:
+    """What it has logged since some length of the log, once these words are in it."""
+    deadline = time.monotonic() + within
+    while words not in (text := focus.log.read_text()[since:]):
+        assert time.monotonic() < deadline, f"{words!r} is not in the log: {text[-1000:]}"
+        await asyncio.sleep(0.02)
+    return text
+
+
+async def reloaded(focus: FocusProcess) -> str:
+    """SIGHUP; what it logs."""
+    since = len(focus.log.read_text())
+    os.kill(focus.pid, signal.SIGHUP)
+    return await logged(focus, "reloaded", since)
+
+
+async def not_ready(focus: FocusProcess) -> list[str]:
+    """Why it does not take new calls."""
+    async with aiohttp.ClientSession() as http, http.get(focus.address + "ready") as response:
+        return list((await response.json())["reasons"])
+
+
+async def gone(focus: FocusProcess, *participants: Participant) -> list[str | None]:
+    """How the focus has ended each of their calls."""
+    for each in participants:
+        await each.until(lambda each=each: each.hung_up is not None, what="a hangup")  # type: ignore[misc]
+    return [each.hung_up for each in participants]
+
+
+# ---------------------------------------------------------------- SIGTERM, SIGINT
+
+
+async def test_at_sigterm_a_call_goes_on_until_the_deadline_and_no_other_begins(call: Call) -> None:
+    focus = call.deployment.focus
+    focus.edit("drain", deadline=DEADLINE)
+    await reloaded(focus)
+    alice, bob = await call.joined("alice", "bob")
+    carol = await call.participant("carol")
+    async with Call(call.deployment) as other:
+        stranger = await other.participant("stranger")
+        began = time.monotonic()
+        os.kill(focus.pid, signal.SIGTERM)
+        while not (reasons := await not_ready(focus)):
+            await asyncio.sleep(0.02)
+        assert reasons == ["draining: no new calls are taken"]
+        assert not (await info(focus))["accepting"]
+        with pytest.raises(RefusedError, match="user_busy"):
+            await other.join(stranger)
+    await call.join(carol)  # of the running call: it may grow
+    seen = bob.video_of(alice).packets
+    await bob.until(lambda: bob.video_of(alice).packets > seen + 20, what="the call goes on")
+    assert await gone(focus, alice, bob, carol) == ["user_busy"] * 3
+    assert DEADLINE <= time.monotonic() - began < DEADLINE + 3
+    assert await focus.wait_ended(within=5) == 0
+
+
+async def info(focus: FocusProcess) -> dict[str, object]:
+    """What it says of itself in public."""
+    return dict(json.loads(await focus.get("_matrix/focus/v1/info")))
+
+
+async def test_a_second_sigterm_ends_it_at_once(call: Call) -> None:
+    focus = call.deployment.focus
+    focus.edit("drain", deadline=600)
+    await reloaded(focus)
+    alice, bob = await call.joined("alice", "bob")
+    os.kill(focus.pid, signal.SIGTERM)
+    await logged(focus, "draining", 0)
+    await asyncio.sleep(0.3)
+    assert focus.exit_code is None
+    os.kill(focus.pid, signal.SIGTERM)
+    assert await focus.wait_ended(within=5) == 0
+    assert await gone(focus, alice, bob) == ["signalling_timeout"] * 2  # call again at once
+
+
+async def test_a_drain_is_over_when_the_last_one_has_left(call: Call) -> None:
+    focus = call.deployment.focus
+    focus.edit("drain", deadline=600)
+    await reloaded(focus)
+    alice, bob = await call.joined("alice", "bob")
+    os.kill(focus.pid, signal.SIGTERM)
+    await alice.leave()
+    await asyncio.sleep(0.3)
+    assert focus.exit_code is None
+    await bob.leave()
+    assert await focus.wait_ended(within=5) == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_without_a_call_a_signal_ends_it_at_once_and_sigint_does_so_with_one(
+    call: Call, number: signal.Signals
+) -> None:
+    focus = call.deployment.focus
+    focus.edit("drain", deadline=600)
+    await reloaded(focus)
+    if number is signal.SIGINT:
+        await call.joined("alice", "bob")
+    os.kill(focus.pid, number)
+    assert await focus.wait_ended(within=5) == 0
+
+
+# ---------------------------------------------------------------- SIGHUP
+
+
+async def test_a_good_file_changes_the_running_focus_and_drops_nobody(call: Call) -> None:
+    focus = call.deployment.focus
+    alice, bob = await call.joined("alice", "bob")
+    carol, mallory = await call.participant("carol"), await call.participant("mallory")
+    await call.join(mallory)
+    async with Watch(alice, bob, focus):
+        focus.edit("conferences", banned=[mallory.device.user_id], limits={"legs_per_conference": 2})
+        focus.edit("media", port=focus.udp_port + 1)
+        said = await reloaded(focus)
+        assert "changed: conferences.banned, conferences.limits.legs_per_conference" in said
+        assert "these changes need a restart: media.port" in said
+        assert await gone(focus, mallory) == ["user_hangup"]
+        with pytest.raises(RefusedError, match="user_busy"):
+            await call.join(carol)
+        focus.edit("conferences", limits={"legs_per_conference": 3})
+        await reloaded(focus)
+        await call.join(carol)
+    assert await focus.metric("mautrix_sfu_bounds_hit_total", cause="legs_per_conference") == 1
+
+
+NO_SUCH_HANDLER = {"handlers": {"x": {"class": "no.Such"}}, "root": {"handlers": ["x"]}}
+
+
+@pytest.mark.parametrize(
+    ("spoil", "problem"),
+    [
+        (lambda focus: focus.config.write_text("conferences: ["), "line 1: not valid YAML"),
+        (lambda focus: focus.edit("homeserver", domain="two words"), "homeserver.domain: expected"),
+        (lambda focus: focus.edit("conferences", limits={"legs": 0}), "conferences.limits.legs: expected"),
+        (lambda focus: focus.edit("logging", **NO_SUCH_HANDLER), "logging: "),
+    ],
+)
+async def test_a_bad_file_is_refused_with_what_is_wrong_and_the_old_one_stays(
+    call: Call, spoil: Callable[[FocusProcess], None], problem: str
+) -> None:
+    focus = call.deployment.focus
+    alice, bob = await call.joined("alice", "bob")
+    good = focus.config.read_text()
+    async with Watch(alice, bob, focus):
+        spoil(focus)
+        said = await reloaded(focus)
+        assert "the configuration is not reloaded" in said
+        assert problem in said
+        assert str(focus.config) in said
+        await call.join(await call.participant("carol"))
+    focus.config.write_text(good)
+    assert "changed: nothing" in await reloaded(focus)
+
+
+async def test_a_file_that_is_gone_changes_nothing(call: Call, tmp_path: Path) -> None:
+    focus = call.deployment.focus
+    focus.config.rename(tmp_path / "away.yaml")
+    try:
+        assert "no such file" in await reloaded(focus)
+    finally:
+        (tmp_path / "away.yaml").rename(focus.config)
+    assert focus.exit_code is None
