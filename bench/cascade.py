@@ -13,7 +13,7 @@ import json
 import resource
 from collections.abc import Sequence
 
-from . import cascade_hop, cascade_traffic
+from . import cascade_hop, cascade_media, cascade_traffic
 from .cascade_machine import Machine, percentile
 from .cascade_simulation import Phase, Shape, play
 
@@ -68,7 +68,12 @@ def hop(windows: int, seconds: float) -> dict[str, object]:
     }
 
 
-def traffic(people: int) -> dict[str, object]:
+async def _played(plans: Sequence[cascade_traffic.Plan], people: int, seconds: float) -> list[cascade_media.Measured]:
+    one = await cascade_media.alone(people, seconds)
+    return [await cascade_media.measure(plan, seconds, one) for plan in plans]
+
+
+def traffic(people: int, seconds: float) -> dict[str, object]:
     """What crosses the trunks of one conference."""
     found = [cascade_traffic.measure(foci, people) for foci in FOCI]
     print(f"{people} people who all watch each other, one large and the others small; packets/s, computed from grants")
@@ -85,10 +90,25 @@ def traffic(people: int) -> dict[str, object]:
         ("... by the one focus if all were on it", *(f"{item.sent_by_one:.0f}" for item in found)),
     ]
     table(("packets/s", *(f"{item.foci} foci" for item in found)), rows)
+    real = asyncio.run(_played([item.plan for item in found], people, seconds))
+    print("The same played by real publishers over real trunks between real media cores; packets/s, measured")
+    rows = [
+        ("publishers' pace, of what their media has", *(f"{item.pace:.1%}" for item in real)),
+        ("over one trunk, both ways", *(f"{item.trunk:.0f}" for item in real)),
+        ("crossings of each video packet", *(f"{item.crossings:.4f}" for item in real)),
+        ("... from and to one site if all were on one focus", *(f"{item.apart:.0f}" for item in real)),
+        ("over all trunks", *(f"{item.trunk * item.trunks:.0f}" for item in real)),
+    ]
+    table(("packets/s", *(f"{item.foci} foci" for item in real)), rows)
     result: dict[str, object] = {}
     for item in found:
         result[f"trunk_packets_per_second_{item.foci}_foci"] = round(item.trunk)
         result[f"one_focus_packets_per_second_{item.foci}_sites"] = round(item.apart)
+    for played in real:
+        result[f"trunk_packets_per_second_measured_{played.foci}_foci"] = round(played.trunk)
+        result[f"one_focus_packets_per_second_measured_{played.foci}_sites"] = round(played.apart)
+        result[f"crossings_per_stream_{played.foci}_foci"] = round(played.crossings, 4)
+        result[f"publishers_pace_{played.foci}_foci"] = round(played.pace, 3)
     return result
 
 
@@ -162,7 +182,7 @@ def main() -> None:
     quick = parser.parse_args().quick
     machine = Machine()
     result = hop(*((2, 1.0) if quick else (7, 4.0)))
-    result |= traffic(16 if quick else 50)
+    result |= traffic(16 if quick else 50, 1.0 if quick else 5.0)
     many = Shape(10, 10, 3, 10) if quick else Shape(100, 1000, 3, 10)
     one = Shape(4, 1, 4, 16) if quick else Shape(16, 1, 16, 48)
     result["simulation"] = simulation("Many conferences", many, 60.0)

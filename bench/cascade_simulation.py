@@ -193,6 +193,10 @@ class Simulation:
             self._carry_out(node, commands)
         self._watch(node)
 
+    def place(self, node: Node, leg: LegId) -> int:
+        """Whose leg this is: the person's place in the list of all people."""
+        return self.people.index(self._by_person[node.peers[leg]])
+
     # ------------------------------------------------------------ people
 
     def begin(self, over: float, dice: random.Random) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from mautrix_sfu.core.ids import LegId, Mid
@@ -28,6 +29,15 @@ def packet_rates() -> dict[str, float]:
 
 
 @dataclass(frozen=True, slots=True)
+class Plan:
+    """Which layers of whom cross from one focus to another; people by their place, who are at focus place % foci."""
+
+    foci: int
+    people: int
+    crossing: Mapping[tuple[int, int], Mapping[int, frozenset[str]]]
+
+
+@dataclass(frozen=True, slots=True)
 class Traffic:
     """One conference on so many foci. Rates in packets/s."""
 
@@ -42,6 +52,7 @@ class Traffic:
     elsewhere: float  # and over the paths of all the other sites together
     sent: float  # by the busiest focus, to participants and trunks
     sent_by_one: float  # by the one focus that everyone would be on
+    plan: Plan
 
 
 def measure(foci: int, people: int = 50) -> Traffic:
@@ -55,6 +66,7 @@ def measure(foci: int, people: int = 50) -> Traffic:
     rate_of: Counter[frozenset[int]] = Counter()
     seen: Counter[tuple[int, LegId, tuple[LegId, Mid], str]] = Counter()
     sent: Counter[int] = Counter()
+    plan: dict[tuple[int, int], dict[int, frozenset[str]]] = {}
     numbers = {id(node): number for number, node in enumerate(simulation.nodes)}
     for node in simulation.nodes:
         here = numbers[id(node)]
@@ -66,6 +78,9 @@ def measure(foci: int, people: int = 50) -> Traffic:
                 pair = frozenset((here, numbers[id(node.link[leg][0])]))
                 crossing[pair] += len(layers)
                 rate_of[pair] += packets  # type: ignore[assignment]
+                place = simulation.place(node, flow.source[0])
+                crossed = plan.setdefault((here, numbers[id(node.link[leg][0])]), {})
+                crossed[place] = crossed.get(place, frozenset()).union(layers)
                 seen.update((here, leg, flow.source, layer) for layer in layers)
     down = (people - 1) * AUDIO_RATE + rates["f"] + (people - 2) * rates["q"]
     up = AUDIO_RATE + sum(rates.values())
@@ -81,6 +96,7 @@ def measure(foci: int, people: int = 50) -> Traffic:
         (people - people / foci) * (down + up),
         max(sent.values()),
         people * down,
+        Plan(foci, people, plan),
     )
 
 

@@ -19,7 +19,7 @@ from .conference import Conference
 from .dialogue import Dialogue
 from .entrance import Entrance
 from .grades import REASON_REFUSED, Grades
-from .ids import ConfId, Kind, LegId, RoomId, TrackKey
+from .ids import ConfId, Device, Kind, LegId, RoomId, TrackKey
 from .leg import Leg, State, Timer, Via, address_to
 from .membership import Room, Rooms
 from .operator import Operator
@@ -134,7 +134,7 @@ class Focus:
                 tuple(sorted(kind.value for kind in self._books.mutes.users.get(leg.peer.user_id, ()))),
                 "trunk" if leg.trunk else "participant",
                 leg.liveness.round_trip if leg.liveness is not None else None,
-                tuple(sorted({stream.owner for stream in leg.published.streams.values()})) if leg.trunk else (),
+                self._carries(leg, now),
             )
             for leg in self._books.legs.values()
         )
@@ -149,6 +149,11 @@ class Focus:
             doors.overload,
             dict(self._books.mutes.users),
         )
+
+    def _carries(self, leg: Leg, now: float) -> tuple[Device, ...]:
+        key = leg.conference
+        room = self._rooms.get(key.room_id) if leg.trunk and key is not None else None
+        return () if room is None or key is None else tuple(sorted(room.devices_at(key.conf_id, leg.peer, now)))
 
     def hears(self, leg_id: LegId, now: float) -> bool:
         """Whether this leg may say something more on its data channel now; that counts as said."""

@@ -325,6 +325,11 @@ class Room:
         turns = (focus for turn in zip_longest(*by_user.values()) for focus in turn if focus is not None)
         return tuple(islice(dict.fromkeys(turns), MAX_FOCI))
 
+    def devices_at(self, conf_id: ConfId, focus: Device, now: float) -> list[Device]:
+        """The devices of joined users that name a focus as active in this call."""
+        listing = self._listings.get(conf_id, {}).get(focus, {})
+        return [device for device, until in listing.items() if self._counts(device, until, now)]
+
     def lists_focus(self, conf_id: ConfId, device: Device, focus: Device, now: float) -> bool:
         """Whether a device of a joined user names a focus as active in this call."""
         until = self._listings.get(conf_id, {}).get(focus, {}).get(device)

@@ -23,7 +23,7 @@ class LegView:
     muted: tuple[str, ...] = ()  # "audio", "video": by an operator
     kind: str = "participant"  # | "trunk"
     round_trip: float | None = None  # seconds, over the data channel
-    carries: tuple[Device, ...] = ()  # a trunk: the other focus's participants whose streams it shows
+    carries: tuple[Device, ...] = ()  # a trunk: who is at the other focus, by room state, whether they show anything
 
 
 @dataclass(frozen=True, slots=True)

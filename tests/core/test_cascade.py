@@ -181,6 +181,25 @@ def test_the_last_one_out_takes_the_trunk_along() -> None:
     world.check()
 
 
+def test_an_operator_sees_who_is_at_which_focus_over_which_trunk_and_how_far_it_is() -> None:
+    world = World(3, seed=12)
+    for n in range(5):
+        world.move(person(n), focus(n % 3))
+    world.run(15)
+    node = world.nodes[focus(0)]
+    for view in node.core.view(world.now).legs:
+        if view.kind == "trunk":
+            world.now += 0.004
+            world.feed(focus(0), ev.Pong(view.leg))
+    legs = node.core.view(world.now).conferences[KEY]
+    assert {(leg.peer, leg.carries) for leg in legs if leg.kind == "trunk"} == {
+        (focus(1), (person(1), person(4))),
+        (focus(2), (person(2),)),
+    }
+    assert [leg.peer for leg in legs if leg.kind == "participant"] == [person(0), person(3)]
+    assert all((leg.round_trip or 0) > 0 for leg in legs if leg.kind == "trunk")
+
+
 def test_when_all_leave_at_once_nobody_dials_once_more() -> None:
     world = World(3, seed=9)
     for n in range(6):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +16,8 @@ from mautrix_sfu.wire.negotiation import Negotiation
 from tests.support.participant_connection import Connection
 
 GROUP = 1
+
+Sizes = tuple[tuple[int | None, int | None], ...]
 
 
 @dataclass
@@ -108,9 +111,9 @@ class LoopbackFocus:
         self.media.connect(leg, own.remote.ufrag, own.remote.pwd, found)
 
     def send_over(
-        self, leg: LegId, other: LoopbackFocus, *sources: LegId, sizes: tuple[tuple[int | None, int | None], ...]
+        self, leg: LegId, other: LoopbackFocus, *sources: LegId, sizes: Sizes | Mapping[LegId, Sizes]
     ) -> dict[Slot, Mid]:
-        """Send the tracks of other legs over a trunk, in the layers that these sizes choose."""
+        """Send the tracks of other legs over a trunk, in the layers that these sizes (of each leg) choose."""
         found, peer = self.legs[leg], other.legs[leg]
         wanted = self._wanted(sources)
         sends = [
@@ -124,7 +127,8 @@ class LoopbackFocus:
         for slot, mid in found.sends.items():
             source, track = wanted[slot]
             if track.rids:
-                self.media.forward_layers(leg, mid, source, track.mid, sizes)
+                chosen = sizes if isinstance(sizes, tuple) else sizes[source]
+                self.media.forward_layers(leg, mid, source, track.mid, chosen)
             else:
                 self.media.forward(leg, mid, source, track.mid, None, None)
         return found.sends
