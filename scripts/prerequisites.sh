@@ -20,6 +20,7 @@ has cc || packages+=(build-essential)
 if [ "$what" = test ]; then
     has chromium || has chromium-browser || has google-chrome || packages+=(chromium)
     has ip || packages+=(iproute2)
+    has nsenter || packages+=(util-linux)
     has postgres || ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || packages+=(postgresql)
 fi
 
