@@ -79,6 +79,7 @@ fuzz_target!(|bytes: &[u8]| {
             }
         }
         engine.datagram(now, path, &mut datagram);
+        engine.finish(now);
         now = now + 7_000;
         engine.tick(now);
         engine.outbox.clear();

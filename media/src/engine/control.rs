@@ -7,17 +7,20 @@ use super::ice::{Agent, Credentials};
 use super::leg::{Keys, LayerKey, Leg, Outgoing, PayloadType, RemoteReport, Stream, Track, place};
 use super::plan::{Command, GroupId, Kind, LegId, Payload, Plan, Receive, Transmit};
 use crate::proto::extensions::ExtensionIds;
-use crate::route::cache::Cache;
+use crate::route::cache::{Cache, Repeats};
 use crate::route::layers::Size;
 use crate::route::packet::Codec;
 use crate::route::policer::Policer;
 use crate::route::rewrite::Rewriter;
+use crate::route::template::Template;
 use crate::srtp::{Master, PacketIndex, Profile, Protector, Unprotector};
 use crate::time::Time;
 
 impl Engine {
     /// Carries a command out.
     pub fn command(&mut self, now: Time, command: Command) {
+        self.finish(now); // what came before goes out as things were then
+        self.urgent = true;
         match command {
             Command::AddLeg { leg, ufrag, pwd } => self.add_leg(now, leg, Credentials::new(ufrag, &pwd)),
             Command::Connect { leg, socket, ufrag, pwd, candidates } => {
@@ -175,6 +178,12 @@ impl Engine {
                 self.transmit_on(key, &line.mid, layer, transmit);
             }
         }
+        let leg = &mut self.legs[key];
+        for outgoing in leg.outgoing.iter_mut().flatten() {
+            let transmit = &outgoing.transmit;
+            outgoing.template =
+                Template::new(transmit.ssrc, transmit.pt, &outgoing.mid, transmit.rid.as_deref(), &leg.extensions);
+        }
     }
 
     fn receive_on(&mut self, key: usize, mid: &str, kind: Kind, receive: Receive) {
@@ -297,6 +306,8 @@ impl Engine {
             target: before.as_ref().and_then(|before| before.target),
             rewriter: Rewriter::new(resumed(transmit.ssrc, first_index), timestamp_offset),
             cache: Cache::default(),
+            repeats: Repeats::default(),
+            template: Template::default(),
             rtx_next: transmit.rtx.map_or(0, |(ssrc, _)| resumed(ssrc, first_repair)),
             packets: 0,
             octets: 0,

@@ -121,6 +121,11 @@ impl Dial {
         }
     }
 
+    /// It looks for the peer, rather than only keeping its consent.
+    pub fn is_busy(&self) -> bool {
+        matches!(self.phase, Phase::Checking | Phase::Nominating)
+    }
+
     /// What is to be done now; the time of the next check counts from here.
     pub fn due(&mut self, now: Time, random: u64) -> Due {
         if matches!(self.phase, Phase::Checking | Phase::Nominating)

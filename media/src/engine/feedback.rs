@@ -116,6 +116,7 @@ impl Engine {
             && let Some(layer) = track.layers.get_mut(layer)
         {
             layer.key_frames.want();
+            self.urgent = true;
         }
     }
 
@@ -154,6 +155,7 @@ impl Engine {
                         rtcp::write_nack(&mut compound, leg.rtcp_ssrc, ssrc, &lost);
                     }
                 }
+                self.urgent |= !layer.missing.is_empty() || layer.key_frames.is_wanted();
                 if layer.key_frames.due(now) {
                     self.counters.pli_out += 1;
                     begin(&mut compound, leg.rtcp_ssrc);

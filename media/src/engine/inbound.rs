@@ -1,7 +1,5 @@
 //! RTP from a peer: decrypted, assigned to a layer, repaired, measured, and handed to the subscribers.
 
-use std::sync::Arc;
-
 use super::Engine;
 use super::leg::{LayerKey, MAX_EARLY, PayloadType};
 use super::plan::Kind;
@@ -130,7 +128,7 @@ impl Engine {
             arrival: now,
             key_frame: descriptor.and_then(|descriptor| descriptor.key_frame(payload)),
             descriptor,
-            payload: payload.to_vec(),
+            payload: self.keep_payload(payload),
             audio_level: scanned.audio_level,
             orientation: scanned.orientation,
         };
@@ -206,9 +204,13 @@ impl Engine {
     fn is_wanted(&mut self, now: Time, key: usize, place: LayerKey, index: u64) -> bool {
         let Some(layer) = self.legs[key].layer_mut(place) else { return false };
         match layer.missing.on_packet(index, now) {
-            Arrival::Wanted => true,
+            Arrival::Wanted => {
+                self.urgent |= !layer.missing.is_empty();
+                true
+            }
             Arrival::AfterGap => {
                 layer.key_frames.want();
+                self.urgent = true;
                 true
             }
             Arrival::Unwanted => {
@@ -267,6 +269,6 @@ impl Engine {
                 layer.key_frames.settle(); // whoever just chose this layer gets it with this very packet
             }
         }
-        self.route(now, key, place, &Arc::new(packet));
+        self.route(key, place, packet);
     }
 }

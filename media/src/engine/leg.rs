@@ -1,28 +1,27 @@
 //! What the engine keeps of a leg: its transport, the tracks that it publishes, and what is sent to it.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
 
 use super::dial::Dial;
 use super::ice::Agent;
 use super::plan::{GroupId, Kind, LegId, Receive, Transmit};
 use crate::proto::extensions::ExtensionIds;
 use crate::proto::transport_cc::Recorder;
-use crate::route::cache::Cache;
+use crate::route::cache::{Cache, Repeats};
+use crate::route::history::History;
 use crate::route::key_frames::KeyFrames;
 use crate::route::layers::{Choice, Flow, Size, choose};
 use crate::route::missing::Missing;
-use crate::route::packet::{Codec, Packet};
+use crate::route::packet::Codec;
 use crate::route::policer::Policer;
 use crate::route::reception::{Reception, SenderClock};
-use crate::route::rewrite::Rewriter;
+use crate::route::rewrite::{Rewriter, Rewritten};
+use crate::route::template::Template;
 use crate::srtp::{PacketIndex, Protector, Unprotector};
 use crate::time::{SECOND, Time};
 
 /// Most layers of one track.
 const MAX_LAYERS: usize = 8;
-/// Packets of a video layer kept for a key frame whose first packet comes late.
-const MAX_RECENT: usize = 32;
 /// Sources remembered of a leg's ended tracks; the oldest are forgotten first.
 pub const MAX_FORMER: usize = 64;
 /// SRTP packets kept per leg until its keys come.
@@ -104,7 +103,7 @@ pub struct Layer {
     /// Its source's clocks by the last sender report.
     pub clock: Option<SenderClock>,
     /// Its newest packets (video).
-    pub recent: VecDeque<Arc<Packet>>,
+    pub history: History,
 }
 
 impl Layer {
@@ -112,14 +111,6 @@ impl Layer {
     pub fn replace_source(&mut self, ssrc: u32) {
         let (rtx_ssrc, epoch) = (self.rtx_ssrc, self.epoch.wrapping_add(1));
         *self = Self { ssrc: Some(ssrc), rtx_ssrc, epoch, key_frames: self.key_frames, ..Self::default() };
-    }
-
-    /// Keeps a packet for a key frame that may start before it.
-    pub fn remember(&mut self, packet: Arc<Packet>) {
-        if self.recent.len() == MAX_RECENT {
-            self.recent.pop_front();
-        }
-        self.recent.push_back(packet);
     }
 }
 
@@ -212,8 +203,12 @@ pub struct Outgoing {
     pub target: Option<usize>,
     /// Sequence numbers, timestamps and picture ids.
     pub rewriter: Rewriter,
-    /// What was sent lately (video).
+    /// What was sent lately, of video without RTX.
     pub cache: Cache,
+    /// What was sent again.
+    pub repeats: Repeats,
+    /// The RTP header of what is sent, but for what differs from packet to packet.
+    pub template: Template,
     /// Next sequence number of repairs, extended.
     pub rtx_next: u64,
     /// Packets sent, for sender reports.
@@ -261,8 +256,20 @@ impl Outgoing {
         self.source = None;
         self.target = None;
         self.pause();
+        self.rewriter.forget();
         self.cache.clear();
     }
+}
+
+/// A packet that is to be sent to a leg once the batch is complete.
+#[derive(Clone, Copy, Debug)]
+pub struct Due {
+    /// The stream's place in the leg.
+    pub outgoing: usize,
+    /// The packet's place in the batch.
+    pub packet: usize,
+    /// Its place in the subscriber's stream.
+    pub rewritten: Rewritten,
 }
 
 /// Both directions of SRTP.
@@ -358,6 +365,8 @@ pub struct Leg {
     pub tracks: Vec<Option<Box<Track>>>,
     /// What is sent to it; likewise.
     pub outgoing: Vec<Option<Box<Outgoing>>>,
+    /// Packets of the present batch that go to it.
+    pub due: Vec<Due>,
     /// Sent source → place in `outgoing`.
     pub outgoing_by_ssrc: HashMap<u32, usize>,
     /// Where sources went on that were sent under the present keys: an index must never come twice.
@@ -396,6 +405,7 @@ impl Leg {
             former: VecDeque::new(),
             tracks: Vec::new(),
             outgoing: Vec::new(),
+            due: Vec::new(),
             outgoing_by_ssrc: HashMap::new(),
             positions: HashMap::new(),
             rtcp_ssrc,

@@ -1,7 +1,7 @@
 //! The sans-IO engine of the media core: told the time, datagrams and commands, it gives datagrams and events.
 //!
-//! No clock, no sockets, no locks. Each call does its work at once; the caller then sends what is in [`Engine::outbox`],
-//! takes [`Engine::take_events`], and calls [`Engine::tick`] at [`Engine::deadline`].
+//! No clock, no sockets, no locks. The caller hands in a batch of datagrams, calls [`Engine::finish`], sends what is in
+//! [`Engine::outbox`], takes [`Engine::take_events`], and calls [`Engine::tick`] at [`Engine::deadline`].
 //!
 //! With several media threads each has an engine of its own that owns the send side of its legs; what a publisher's engine
 //! hands to the others is one [`crate::route::packet::Packet`], already shared by reference. Today there is one.
@@ -24,6 +24,7 @@ mod tests;
 use std::collections::{HashMap, VecDeque};
 use std::mem;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use slab::Slab;
 
@@ -38,11 +39,14 @@ use plan::{GroupId, LegId};
 
 use crate::proto::demux::{Class, classify};
 use crate::proto::stun::{Answer, Request};
+use crate::route::packet::Packet;
 use crate::route::speaker::Speakers;
 use crate::time::{MILLISECOND, Time, WallClock};
 
-/// How often periodic work is looked at: NACKs, key-frame requests, feedback, reports.
+/// How often periodic work is looked at while something waits that is worth it: NACKs, key-frame requests, dialling.
 const TICK: u64 = 10 * MILLISECOND;
+/// ... and else: feedback, selection, reports, consent.
+const CALM_TICK: u64 = 50 * MILLISECOND;
 /// A published track without a packet for this long does not flow: it may be had from elsewhere.
 const SILENCE: u64 = 500 * MILLISECOND;
 /// Larger datagrams are not looked at.
@@ -78,7 +82,15 @@ pub struct Engine {
     speakers: HashMap<GroupId, Speakers<(usize, usize)>>,
     events: VecDeque<Event>,
     ticked: Time,
+    urgent: bool, // the next tick is worth having soon
     scratch: Vec<u8>,
+    batch: Vec<Arc<Packet>>, // what came and is not written to all subscribers yet
+    touched: Vec<usize>,     // legs to which something is due
+    sizes: Vec<usize>,
+    spare: Vec<Arc<Packet>>, // memory of packets that nobody needs any more
+    spare_payloads: Vec<Vec<u8>>,
+    /// Packets that got their place in a subscriber's stream, one for each subscriber.
+    pub placed: u64,
     /// Datagrams to send, in order.
     pub outbox: Outbox,
     /// What was counted.
@@ -102,7 +114,14 @@ impl Engine {
             speakers: HashMap::new(),
             events: VecDeque::new(),
             ticked: Time::default(),
+            urgent: false,
             scratch: Vec::new(),
+            batch: Vec::new(),
+            touched: Vec::new(),
+            sizes: Vec::new(),
+            spare: Vec::new(),
+            spare_payloads: Vec::new(),
+            placed: 0,
             outbox: Outbox::default(),
             counters: Counters::default(),
             measured: Measured::default(),
@@ -121,7 +140,7 @@ impl Engine {
 
     /// When `tick` is to be called next; `None` while there is nothing to do.
     pub fn deadline(&self) -> Option<Time> {
-        (!self.legs.is_empty()).then(|| self.ticked + TICK)
+        (!self.legs.is_empty()).then(|| self.ticked + if self.urgent { TICK } else { CALM_TICK })
     }
 
     /// Takes a datagram, decrypting it in place.
@@ -144,7 +163,9 @@ impl Engine {
 
     /// Does what is due: feedback, reports, repairs, key frames, selection, consent, speakers.
     pub fn tick(&mut self, now: Time) {
+        self.finish(now);
         self.ticked = now;
+        self.urgent = false;
         for key in 0..self.legs.capacity() {
             if !self.legs.contains(key) {
                 continue;
@@ -252,6 +273,7 @@ impl Engine {
         let jitter = self.random();
         let leg = &mut self.legs[key];
         let Some(dial) = &mut leg.dial else { return };
+        self.urgent |= dial.is_busy();
         match dial.due(now, jitter) {
             Due::Nothing => {}
             Due::Check(peer) => {

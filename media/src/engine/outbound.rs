@@ -1,67 +1,135 @@
-//! RTP to subscribers: fan-out, layer switches, rewriting, and repeats out of the cache.
+//! RTP to subscribers: fan-out, layer switches, rewriting, and repeats.
+//!
+//! In two steps. As a packet comes it gets its place in each subscriber's stream (`route`); once the batch that it came in
+//! is complete, all that is due to one subscriber is written in a row (`finish`), so that it leaves in few sends.
 
 use std::sync::Arc;
 
 use super::Engine;
-use super::counters::{Counters, KindCounters};
-use super::leg::{LayerKey, Leg, Outgoing, Track};
-use super::outbox::{Outbox, Path};
+use super::counters::{Counters, Measured};
+use super::leg::{Due, LayerKey, Leg, Outgoing, Track};
+use super::outbox::{MAX_MESSAGE, MAX_SEGMENTS, Outbox, Path};
 use super::plan::Kind;
 use crate::proto::extensions::{Extension, ExtensionIds};
 use crate::proto::rtp::{self, FixedHeader};
+use crate::route::cache::MAX_AGE;
+use crate::route::history::CAPACITY;
 use crate::route::packet::{Codec, Packet};
 use crate::route::rewrite::Rewritten;
-use crate::srtp::Protector;
-use crate::time::{SECOND, Time, ntp_span_in_ticks};
+use crate::route::template::abs_send_time;
+use crate::time::{Time, ntp_span_in_ticks};
 
 /// A longer mid is not sent in packets: it would not fit the one-byte form. The ssrc is signalled anyway.
 const MAX_MID: usize = 16;
-
-/// Borrowed parts of a leg that sending to it takes.
-struct Target<'a> {
-    path: Path,
-    protector: &'a Protector,
-    extensions: ExtensionIds,
-    transport_seq: &'a mut u16,
-}
+/// Packets of a video layer that are sent after a key frame's first packet if they came before it.
+const MAX_OVERTAKEN: u64 = 32;
+/// Packets to one subscriber that differ by no more bytes are padded to one size, so that they share a send.
+const MAX_PADDING: usize = 32;
+/// What SRTP adds to a packet at most.
+const ROOM: usize = 16;
+/// Packets that wait to be used anew.
+const MAX_SPARE: usize = 1024;
 
 impl Engine {
     /// Hands a packet to all subscribers of its track.
-    pub(super) fn route(&mut self, now: Time, key: usize, place: LayerKey, packet: &Arc<Packet>) {
+    pub(super) fn route(&mut self, key: usize, place: LayerKey, packet: Packet) {
         let group = self.legs[key].group;
         let Some(mut track) = self.legs[key].tracks.get_mut(place.track).and_then(Option::take) else { return };
-        for &(leg, outgoing) in &track.subscribers {
-            let leg = &mut self.legs[leg];
+        let number = self.batch.len();
+        let packet = self.share(packet);
+        self.batch.push(Arc::clone(&packet));
+        for &(to, outgoing) in &track.subscribers {
+            let leg = &mut self.legs[to];
             if group.is_none() || leg.group != group {
                 self.counters.dropped_group += 1;
                 continue;
             }
-            let of_kind = &mut self.measured.kinds[track.kind].counters;
-            let counters = (&mut self.counters, of_kind);
-            deliver(now, leg, outgoing, &track, place.layer, packet, &mut self.outbox, counters);
+            let before = leg.due.len();
+            deliver(leg, outgoing, &track, place.layer, number, &mut self.batch, &mut self.counters);
+            let placed = leg.due.len() - before;
+            self.placed += placed as u64;
+            if before == 0 && placed > 0 {
+                self.touched.push(to);
+            }
         }
         if packet.codec == Codec::Vp8 {
-            track.layers[place.layer].remember(Arc::clone(packet));
+            let old = track.layers[place.layer].history.insert(packet);
+            if let Some(old) = old {
+                self.reuse(old);
+            }
         }
         self.legs[key].tracks[place.track] = Some(track);
     }
 
+    /// Writes all that is due to subscribers. Call it when a batch of datagrams was taken.
+    pub fn finish(&mut self, now: Time) {
+        if self.touched.is_empty() {
+            return;
+        }
+        let mut touched = std::mem::take(&mut self.touched);
+        for key in touched.drain(..) {
+            if let Some(leg) = self.legs.get_mut(key) {
+                let mut due = std::mem::take(&mut leg.due);
+                let counters = (&mut self.counters, &mut self.measured);
+                write_due(now, leg, &mut due, &self.batch, &mut self.sizes, &mut self.outbox, counters);
+                due.clear();
+                leg.due = due;
+            }
+        }
+        self.touched = touched;
+        let mut batch = std::mem::take(&mut self.batch);
+        batch.drain(..).for_each(|packet| self.reuse(packet));
+        self.batch = batch;
+    }
+
+    /// Puts a packet where it can be shared, in the memory of one that nobody needs any more.
+    fn share(&mut self, packet: Packet) -> Arc<Packet> {
+        let Some(mut shared) = self.spare.pop() else { return Arc::new(packet) };
+        match Arc::get_mut(&mut shared) {
+            Some(place) => {
+                *place = packet;
+                shared
+            }
+            None => Arc::new(packet),
+        }
+    }
+
+    /// Keeps the memory of a packet that nobody else has.
+    fn reuse(&mut self, mut packet: Arc<Packet>) {
+        if self.spare.len() < MAX_SPARE
+            && let Some(own) = Arc::get_mut(&mut packet)
+        {
+            self.spare_payloads.push(std::mem::take(&mut own.payload));
+            self.spare.push(packet);
+        }
+    }
+
+    /// A copy of a payload, in the memory of one that nobody needs any more.
+    pub(super) fn keep_payload(&mut self, payload: &[u8]) -> Vec<u8> {
+        let mut kept = self.spare_payloads.pop().unwrap_or_default();
+        kept.clear();
+        kept.extend_from_slice(payload);
+        kept
+    }
+
     /// A subscriber asks for a packet again.
     pub(super) fn repeat(&mut self, now: Time, key: usize, index: usize, seq: u16) {
+        let Some((packet, rewritten)) = self.sent(now, key, index, seq) else {
+            self.counters.nack_unanswered += 1;
+            return;
+        };
         let leg = &mut self.legs[key];
         let round_trip = leg.round_trip.unwrap_or(0);
         let (Some(path), Some(keys)) = (leg.ice.path(), &leg.keys) else { return };
         let Some(Some(outgoing)) = leg.outgoing.get_mut(index) else { return };
-        let Some(sent) = outgoing.cache.repeat(seq, now, round_trip) else {
+        if !outgoing.repeats.take(rewritten.index, now, round_trip) {
             self.counters.nack_unanswered += 1;
             return;
-        };
+        }
         let out = &mut self.outbox;
         let start = out.start();
-        let rewritten = sent.rewritten;
-        let kind = Kind::of(sent.packet.codec);
+        let kind = Kind::of(packet.codec);
         if let Some((ssrc, pt)) = outgoing.transmit.rtx {
-            let packet = Arc::clone(&sent.packet);
             let repair = outgoing.rtx_next;
             outgoing.rtx_next += 1;
             let fixed = FixedHeader {
@@ -76,15 +144,15 @@ impl Engine {
             let header =
                 write_header(now, &mut out.bytes, fixed, names, &packet, leg.extensions, &mut leg.transport_seq);
             out.bytes.extend_from_slice(&seq.to_be_bytes());
-            write_payload(&mut out.bytes, &packet, rewritten);
+            write_payload(&mut out.bytes, &packet, rewritten, 0);
             keys.protector.protect_rtp(&mut out.bytes, start, header, ssrc, repair);
         } else {
             // The very packet again: another one under the same index would give the key stream away.
-            let Some(header) = &sent.header else { return };
-            out.bytes.extend_from_slice(header);
-            write_payload(&mut out.bytes, &sent.packet, rewritten);
+            let Some(sent) = outgoing.cache.get(seq, now) else { return };
+            out.bytes.extend_from_slice(&sent.header);
+            write_payload(&mut out.bytes, &sent.packet, rewritten, sent.padding);
             let ssrc = outgoing.transmit.ssrc;
-            keys.protector.protect_rtp(&mut out.bytes, start, header.len(), ssrc, rewritten.index);
+            keys.protector.protect_rtp(&mut out.bytes, start, sent.header.len(), ssrc, rewritten.index);
         }
         let length = out.commit(start, path) as u64;
         let of_kind = &mut self.measured.kinds[kind].counters;
@@ -96,59 +164,119 @@ impl Engine {
         leg.counters.packets_out += 1;
         leg.counters.bytes_out += length;
     }
+
+    /// What was sent to a subscriber under a sequence number, if it is still there.
+    fn sent(&self, now: Time, key: usize, index: usize, seq: u16) -> Option<(Arc<Packet>, Rewritten)> {
+        let outgoing = self.legs[key].outgoing.get(index)?.as_ref()?;
+        if outgoing.transmit.rtx.is_none() {
+            return outgoing.cache.get(seq, now).map(|sent| (Arc::clone(&sent.packet), sent.rewritten));
+        }
+        let located = outgoing.rewriter.locate(seq, CAPACITY as u16)?;
+        let (source, track) = outgoing.source?;
+        let layer = self.legs[source].tracks.get(track)?.as_ref()?.layers.get(located.layer.0)?;
+        let packet = layer.history.get(located.source).filter(|_| layer.epoch == located.layer.1)?;
+        let fits = !packet.is_padding() && now.since(packet.arrival) <= MAX_AGE;
+        fits.then(|| (Arc::clone(packet), located.rewritten(packet)))
+    }
 }
 
-/// Sends a packet to one subscriber, if it gets this layer or can go over to it here.
-#[allow(clippy::too_many_arguments)] // the hot loop's one call
+/// Gives a packet its place in one subscriber's stream, if that gets this layer or can go over to it here.
 fn deliver(
-    now: Time,
     leg: &mut Leg,
     index: usize,
     track: &Track,
     layer: usize,
-    packet: &Arc<Packet>,
-    outbox: &mut Outbox,
-    (counters, of_kind): (&mut Counters, &mut KindCounters),
+    number: usize,
+    batch: &mut Vec<Arc<Packet>>,
+    counters: &mut Counters,
 ) {
-    let (Some(path), Some(keys)) = (leg.ice.path(), &leg.keys) else { return };
     let Some(Some(outgoing)) = leg.outgoing.get_mut(index) else { return };
+    let packet = &batch[number];
     if outgoing.codec != Some(packet.codec) {
         counters.dropped_codec += 1;
+        return;
+    }
+    if leg.keys.is_none() {
         return;
     }
     let epoch = track.layers[layer].epoch;
     let enters = outgoing.current != Some((layer, epoch));
     if enters {
-        if !packet.is_entry() || !may_enter(outgoing, track, layer) {
+        if !packet.is_entry() || leg.ice.path().is_none() || !may_enter(outgoing, track, layer) {
             return;
         }
         let advance = advance(outgoing, track, layer, packet);
-        outgoing.rewriter.start(packet, advance);
+        outgoing.rewriter.start(packet, (layer, epoch), advance);
         if outgoing.current.is_some() {
             counters.layer_switches += 1;
         }
         outgoing.current = Some((layer, epoch));
     }
-    let mut target =
-        Target { path, protector: &keys.protector, extensions: leg.extensions, transport_seq: &mut leg.transport_seq };
-    let mut send = |packet: &Arc<Packet>| {
-        if let Some(length) = send(now, &mut target, outgoing, packet, outbox) {
-            counters.forwarded += 1;
-            counters.trunk_out += u64::from(outgoing.layer.is_some());
-            counters.trunk_out_distinct += u64::from(outgoing.layer.is_some() && !outgoing.doubled);
-            counters.rtp_out += 1;
-            counters.rtp_out_bytes += length as u64;
-            of_kind.packets_out += 1;
-            of_kind.bytes_out += length as u64;
-            leg.counters.packets_out += 1;
-            leg.counters.bytes_out += length as u64;
-        }
-    };
-    send(packet);
+    if let Some(rewritten) = outgoing.rewriter.rewrite(packet) {
+        leg.due.push(Due { outgoing: index, packet: number, rewritten });
+    }
     if enters {
         // The rest of a key frame may have overtaken its first packet.
-        track.layers[layer].recent.iter().filter(|recent| recent.index > packet.index).for_each(send);
+        let after = packet.index + 1;
+        for overtaken in (after..after + MAX_OVERTAKEN).filter_map(|index| track.layers[layer].history.get(index)) {
+            if let Some(rewritten) = outgoing.rewriter.rewrite(overtaken) {
+                leg.due.push(Due { outgoing: index, packet: batch.len(), rewritten });
+                batch.push(Arc::clone(overtaken));
+            }
+        }
     }
+}
+
+/// Writes what is due to one subscriber: video, then audio, which is smaller, so that a send may end with it.
+fn write_due(
+    now: Time,
+    leg: &mut Leg,
+    due: &mut [Due],
+    batch: &[Arc<Packet>],
+    sizes: &mut Vec<usize>,
+    outbox: &mut Outbox,
+    (counters, measured): (&mut Counters, &mut Measured),
+) {
+    let Some(path) = leg.ice.path().filter(|_| leg.keys.is_some()) else { return };
+    if due.iter().any(|due| batch[due.packet].codec != batch[0].codec) {
+        due.sort_by_key(|due| batch[due.packet].codec == Codec::Opus);
+    }
+    sizes.clear();
+    sizes.extend(due.iter().map(|due| {
+        let packet = &batch[due.packet];
+        let header = leg.outgoing[due.outgoing].as_ref().map_or(0, |outgoing| outgoing.template.length(packet));
+        header + packet.payload.len().max(1)
+    }));
+    let mut at = 0;
+    while at < due.len() {
+        let (count, size) = run(&sizes[at..]);
+        for place in at..at + count {
+            // The last one may be smaller as it is.
+            let padding = if place + 1 < at + count { size - sizes[place] } else { 0 };
+            let packet = &batch[due[place].packet];
+            write(now, leg, due[place], packet, padding, path, outbox, (&mut *counters, &mut *measured));
+        }
+        at += count;
+    }
+}
+
+/// How many of the packets that follow can share a send, and the size that all but the last will have.
+fn run(sizes: &[usize]) -> (usize, usize) {
+    let (mut least, mut most) = (sizes[0], sizes[0]);
+    let mut count = 1;
+    for &size in &sizes[1..] {
+        let (low, high) = (least.min(size), most.max(size));
+        if count == MAX_SEGMENTS || (count + 1) * (high + ROOM) > MAX_MESSAGE {
+            break;
+        }
+        if high - low > MAX_PADDING {
+            count += usize::from(size < most); // a much smaller one ends it
+            break;
+        }
+        (least, most) = (low, high);
+        count += 1;
+    }
+    (count, most)
 }
 
 /// Whether a stream goes over to a layer at its entry: its target, or while it shows nothing, something smaller first.
@@ -187,37 +315,44 @@ fn advance(outgoing: &Outgoing, track: &Track, layer: usize, packet: &Packet) ->
     if by_clock.abs_diff(by_arrival) <= u64::from(rate) { by_clock } else { by_arrival }
 }
 
-/// Writes, protects and keeps one packet. Gives its length on the wire, if it was sent.
-fn send(
+/// Writes, protects and keeps one packet.
+#[allow(clippy::too_many_arguments)] // the hot loop's one call
+fn write(
     now: Time,
-    target: &mut Target<'_>,
-    outgoing: &mut Outgoing,
+    leg: &mut Leg,
+    due: Due,
     packet: &Arc<Packet>,
+    padding: usize,
+    path: Path,
     outbox: &mut Outbox,
-) -> Option<usize> {
-    let rewritten = outgoing.rewriter.rewrite(packet)?;
+    (counters, measured): (&mut Counters, &mut Measured),
+) {
+    let (Some(keys), Some(Some(outgoing))) = (&leg.keys, leg.outgoing.get_mut(due.outgoing)) else { return };
+    let rewritten = due.rewritten;
     let start = outbox.start();
     let out = &mut outbox.bytes;
+    let pads = padding > 0 || packet.is_padding();
+    outgoing.template.write(out, packet, rewritten, pads, now, &mut leg.transport_seq);
+    let header = out.len() - start;
     let transmit = &outgoing.transmit;
-    let fixed = FixedHeader {
-        marker: packet.marker,
-        pt: transmit.pt,
-        seq: rewritten.index as u16,
-        timestamp: rewritten.timestamp,
-        ssrc: transmit.ssrc,
-        padding: packet.is_padding(),
-    };
-    let names = outgoing.names(Extension::Rid);
-    let header = write_header(now, out, fixed, names, packet, target.extensions, target.transport_seq);
-    let kept = transmit.rtx.is_none().then(|| Box::from(&out[start..]));
-    write_payload(out, packet, rewritten);
-    outgoing.packets = outgoing.packets.wrapping_add(1);
-    outgoing.octets = outgoing.octets.wrapping_add((out.len() - start - header) as u32);
-    target.protector.protect_rtp(out, start, header, transmit.ssrc, rewritten.index);
-    if packet.codec == Codec::Vp8 && !packet.is_padding() {
-        outgoing.cache.insert(rewritten, Arc::clone(packet), kept, now);
+    if transmit.rtx.is_none() && packet.codec == Codec::Vp8 && !packet.is_padding() {
+        outgoing.cache.insert(rewritten, Arc::clone(packet), Box::from(&out[start..]), padding, now);
     }
-    Some(outbox.commit(start, target.path))
+    write_payload(out, packet, rewritten, padding);
+    outgoing.packets = outgoing.packets.wrapping_add(1);
+    outgoing.octets = outgoing.octets.wrapping_add((out.len() - start - header - padding) as u32);
+    keys.protector.protect_rtp(out, start, header, transmit.ssrc, rewritten.index);
+    let length = outbox.commit(start, path) as u64;
+    counters.forwarded += 1;
+    counters.trunk_out += u64::from(outgoing.layer.is_some());
+    counters.trunk_out_distinct += u64::from(outgoing.layer.is_some() && !outgoing.doubled);
+    counters.rtp_out += 1;
+    counters.rtp_out_bytes += length;
+    leg.counters.packets_out += 1;
+    leg.counters.bytes_out += length;
+    let of_kind = &mut measured.kinds[Kind::of(packet.codec)].counters;
+    of_kind.packets_out += 1;
+    of_kind.bytes_out += length;
 }
 
 /// What a packet says of where it belongs: the line, and the simulcast layer by one of RFC 8852's two extensions.
@@ -275,22 +410,16 @@ fn write_header(
     out.len() - start
 }
 
-/// The payload with the subscriber's picture ids; a late padding-only packet becomes the least padding.
-fn write_payload(out: &mut Vec<u8>, packet: &Packet, rewritten: Rewritten) {
+/// The payload with the subscriber's picture ids, and so much padding; of a late padding-only packet the least there is.
+fn write_payload(out: &mut Vec<u8>, packet: &Packet, rewritten: Rewritten, padding: usize) {
     let start = out.len();
-    if packet.is_padding() {
-        out.push(1);
-        return;
-    }
     out.extend_from_slice(&packet.payload);
     if let Some(descriptor) = packet.descriptor {
         descriptor.rewrite(&mut out[start..], rewritten.indices);
     }
-}
-
-/// Seconds in 6.18 fixed point, modulo 64 s.
-fn abs_send_time(now: Time) -> [u8; 3] {
-    let fixed = (u128::from(now.micros()) << 18) / u128::from(SECOND);
-    let [.., a, b, c] = (fixed as u32).to_be_bytes();
-    [a, b, c]
+    let padding = padding + usize::from(packet.is_padding());
+    if padding > 0 {
+        out.resize(out.len() + padding - 1, 0);
+        out.push(padding as u8);
+    }
 }

@@ -45,6 +45,7 @@ impl Engine {
                     outgoing.target = Some(target);
                     if !outgoing.has_target(&track) && !paused {
                         track.layers[target].key_frames.want();
+                        self.urgent = true;
                     }
                 }
                 None if outgoing.layer.is_some() => outgoing.target = None,

@@ -74,6 +74,7 @@ fn bind_one(address: SocketAddr) -> io::Result<UdpSocket> {
     socket.set_nonblocking(true)?;
     sys::enlarge_buffers(&socket);
     sys::stamp_receipt(&socket);
+    sys::join_received(&socket);
     Ok(socket)
 }
 

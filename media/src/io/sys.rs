@@ -1,4 +1,4 @@
-//! System calls that std has no names for: recvmmsg, sendmmsg, poll, eventfd, socket buffers, interface addresses.
+//! System calls that std has no names for: recvmmsg, sendmmsg, UDP_GRO and UDP_SEGMENT, poll, eventfd, socket buffers, interface addresses.
 
 use std::io;
 use std::mem;
@@ -6,10 +6,18 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 
-use crate::engine::MAX_DATAGRAM;
+use crate::engine::outbox::{Message, Outbox};
 
-/// Datagrams per system call.
+/// Messages per system call.
 pub const BATCH: usize = 64;
+/// Bytes of a message: the kernel joins no more (UDP_GRO).
+const LONGEST: usize = 65_536;
+/// From one receive buffer to the next: their beginnings, which are all that is mostly used, must not share cache sets.
+const STRIDE: usize = LONGEST + 20 * 64;
+/// Bytes for control messages.
+const CONTROL: usize = 128;
+/// A control message with a u16, padded.
+const SEGMENT_CONTROL: usize = mem::size_of::<libc::cmsghdr>() + 8;
 /// What the sockets' buffers are raised to: a second of 60 Mbit/s. The kernel may grant less (net.core.rmem_max).
 const SOCKET_BUFFER: libc::c_int = 8 << 20;
 
@@ -189,27 +197,55 @@ fn message(address: *mut RawAddress, length: libc::socklen_t, vector: *mut libc:
     message
 }
 
-/// Room for one control message with a time, aligned as the kernel's header wants it.
-#[repr(C)]
+/// Room for the control messages of one message.
+#[repr(C, align(8))]
 #[derive(Clone, Copy)]
-struct Control {
-    header: libc::cmsghdr,
-    time: libc::timespec,
+struct Control([u8; CONTROL]);
+
+/// Lets the kernel hand over several datagrams of one peer in one piece (UDP_GRO). Without it they come one by one.
+pub fn join_received(socket: &UdpSocket) {
+    let on: libc::c_int = 1;
+    let size = mem::size_of_val(&on) as libc::socklen_t;
+    // SAFETY: value and size describe one live c_int. Failure is what kernels before 5.0 answer.
+    unsafe { libc::setsockopt(socket.as_raw_fd(), libc::SOL_UDP, libc::UDP_GRO, ptr::from_ref(&on).cast(), size) };
 }
 
-/// When the kernel received a datagram, of a message that `recvmmsg` filled.
-fn receipt(header: &libc::msghdr, control: &Control) -> Option<u64> {
-    let whole = header.msg_controllen >= mem::size_of::<Control>() as _;
-    let kind = (control.header.cmsg_level, control.header.cmsg_type);
-    (whole && kind == (libc::SOL_SOCKET, libc::SCM_TIMESTAMPNS)).then(|| nanos(control.time))
+/// What the kernel tells of a received message.
+#[derive(Clone, Copy, Default)]
+struct Told {
+    joined: Option<usize>, // the size of the datagrams that lie in it one after the other
+    received: Option<u64>, // when, by `wall_nanos`'s clock
+}
+
+fn told(header: &libc::msghdr) -> Told {
+    let mut told = Told::default();
+    // SAFETY: the header is one that recvmmsg filled in; its control buffer is alive and as long as it says.
+    let mut part = unsafe { libc::CMSG_FIRSTHDR(header) };
+    while !part.is_null() {
+        // SAFETY: not null, so within the control buffer; its kind says what lies there, perhaps unaligned.
+        unsafe {
+            match ((*part).cmsg_level, (*part).cmsg_type) {
+                (libc::SOL_UDP, libc::UDP_GRO) => {
+                    let size = ptr::read_unaligned(libc::CMSG_DATA(part).cast::<libc::c_int>());
+                    told.joined = usize::try_from(size).ok().filter(|size| *size > 0);
+                }
+                (libc::SOL_SOCKET, libc::SCM_TIMESTAMPNS) => {
+                    told.received = Some(nanos(ptr::read_unaligned(libc::CMSG_DATA(part).cast::<libc::timespec>())));
+                }
+                _ => {}
+            }
+            part = libc::CMSG_NXTHDR(header, part);
+        }
+    }
+    told
 }
 
 /// Buffers for `recvmmsg`.
 pub struct Receiver {
-    buffers: Box<[[u8; MAX_DATAGRAM]; BATCH]>,
+    buffers: Box<[u8]>,
     addresses: Box<[RawAddress; BATCH]>,
-    lengths: Box<[usize; BATCH]>,
     controls: Box<[Control; BATCH]>,
+    sizes: Box<[(usize, usize); BATCH]>, // of the message, and of the datagrams in it
     received: Box<[Option<u64>; BATCH]>,
 }
 
@@ -217,40 +253,41 @@ impl Receiver {
     /// Empty buffers.
     pub fn new() -> Self {
         Self {
-            buffers: Box::new([[0; MAX_DATAGRAM]; BATCH]),
+            buffers: vec![0; BATCH * STRIDE].into(), // zeroed pages take memory once they are written to
             addresses: Box::new([empty_address(); BATCH]),
-            lengths: Box::new([0; BATCH]),
-            // SAFETY: plain numbers; all zeros are valid.
-            controls: Box::new([unsafe { mem::zeroed() }; BATCH]),
+            controls: Box::new([Control([0; CONTROL]); BATCH]),
+            sizes: Box::new([(0, 0); BATCH]),
             received: Box::new([None; BATCH]),
         }
     }
 
-    /// Receives what is there, up to `BATCH` datagrams, without blocking. Gives how many.
+    /// Receives what is there, up to `BATCH` messages, without blocking. Gives how many.
     pub fn receive(&mut self, socket: &UdpSocket) -> io::Result<usize> {
-        let mut vectors: [libc::iovec; BATCH] = std::array::from_fn(|n| libc::iovec {
-            iov_base: self.buffers[n].as_mut_ptr().cast(),
-            iov_len: MAX_DATAGRAM,
+        let mut buffers = self.buffers.chunks_exact_mut(STRIDE);
+        let mut vectors: [libc::iovec; BATCH] = std::array::from_fn(|_| libc::iovec {
+            iov_base: buffers.next().map_or(ptr::null_mut(), <[u8]>::as_mut_ptr).cast(),
+            iov_len: LONGEST,
         });
         let size = mem::size_of::<RawAddress>() as libc::socklen_t;
-        let mut messages: [libc::mmsghdr; BATCH] =
-            std::array::from_fn(|n| message(&raw mut self.addresses[n], size, &raw mut vectors[n]));
-        for (message, control) in messages.iter_mut().zip(self.controls.iter_mut()) {
-            message.msg_hdr.msg_control = ptr::from_mut(control).cast();
-            message.msg_hdr.msg_controllen = mem::size_of::<Control>() as _;
-        }
-        // SAFETY: every message points at an address, a vector, a buffer and a control message that outlive the call,
-        // with their true sizes.
+        let mut messages: [libc::mmsghdr; BATCH] = std::array::from_fn(|n| {
+            let mut message = message(&raw mut self.addresses[n], size, &raw mut vectors[n]);
+            message.msg_hdr.msg_control = self.controls[n].0.as_mut_ptr().cast();
+            message.msg_hdr.msg_controllen = CONTROL as _;
+            message
+        });
+        // SAFETY: every message points at an address, a vector, a control buffer and a buffer that outlive the call, with
+        // their true sizes.
         let count = check(unsafe {
             let flags = libc::MSG_DONTWAIT;
             libc::recvmmsg(socket.as_raw_fd(), messages.as_mut_ptr(), BATCH as _, flags, ptr::null_mut())
         })? as usize;
-        for (length, message) in self.lengths.iter_mut().zip(&messages[..count]) {
+        let places = self.sizes.iter_mut().zip(self.received.iter_mut());
+        for ((sizes, received), message) in places.zip(&messages[..count]) {
             let truncated = message.msg_hdr.msg_flags & libc::MSG_TRUNC != 0;
-            *length = if truncated { 0 } else { message.msg_len as usize };
-        }
-        for (n, message) in messages[..count].iter().enumerate() {
-            self.received[n] = receipt(&message.msg_hdr, &self.controls[n]);
+            let length = if truncated { 0 } else { message.msg_len as usize };
+            let told = told(&message.msg_hdr);
+            *sizes = (length, told.joined.unwrap_or(length));
+            *received = told.received;
         }
         Ok(count)
     }
@@ -260,30 +297,77 @@ impl Receiver {
         self.received[index]
     }
 
-    /// A received datagram and where it came from. A truncated one is empty.
-    pub fn datagram(&mut self, index: usize) -> Option<(SocketAddr, &mut [u8])> {
+    /// The datagrams of a received message and where they came from. A truncated message has none.
+    pub fn datagrams(&mut self, index: usize) -> Option<(SocketAddr, impl Iterator<Item = &mut [u8]>)> {
         let address = from_raw(&self.addresses[index])?;
-        Some((address, &mut self.buffers[index][..self.lengths[index]]))
+        let (length, size) = self.sizes[index];
+        Some((address, self.buffers[index * STRIDE..][..length].chunks_mut(size.max(1))))
     }
 }
 
-/// Sends datagrams in order, up to `BATCH` of them, without blocking. Gives how many were sent.
-///
-/// An error is the first datagram's: nothing was sent then.
-pub fn send(socket: &UdpSocket, datagrams: &[(SocketAddr, &[u8])]) -> io::Result<usize> {
-    let count = datagrams.len().min(BATCH);
-    let mut addresses = [(empty_address(), 0); BATCH];
-    let mut vectors = [libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 }; BATCH];
-    for (n, (address, bytes)) in datagrams[..count].iter().enumerate() {
-        addresses[n] = to_raw(*address);
-        vectors[n] = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+/// Buffers for `sendmmsg`.
+pub struct Sender {
+    messages: Box<[libc::mmsghdr; BATCH]>,
+    addresses: Box<[RawAddress; BATCH]>,
+    vectors: Box<[libc::iovec; BATCH]>,
+    controls: Box<[Control; BATCH]>,
+}
+
+// SAFETY: what its pointers point at is written anew by each `send` before anybody follows them.
+unsafe impl Send for Sender {}
+
+impl Sender {
+    /// Empty buffers.
+    pub fn new() -> Self {
+        Self {
+            // SAFETY: plain numbers and pointers; all zeros are valid.
+            messages: Box::new([unsafe { mem::zeroed() }; BATCH]),
+            addresses: Box::new([empty_address(); BATCH]),
+            vectors: Box::new([libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 }; BATCH]),
+            controls: Box::new([segment_control(); BATCH]),
+        }
     }
-    let mut messages: [libc::mmsghdr; BATCH] =
-        std::array::from_fn(|n| message(&raw mut addresses[n].0, addresses[n].1, &raw mut vectors[n]));
-    // SAFETY: the first `count` messages point at addresses, vectors and bytes that outlive the call; the kernel only
-    // reads the bytes, though the type of iovec cannot say so.
-    let sent = check(unsafe {
-        libc::sendmmsg(socket.as_raw_fd(), messages.as_mut_ptr(), count as libc::c_uint, libc::MSG_DONTWAIT)
-    })?;
-    Ok(sent as usize)
+
+    /// Sends messages of the outbox in order, up to `BATCH` of them, without blocking. Gives how many were sent.
+    ///
+    /// An error is the first message's: nothing was sent then.
+    pub fn send(&mut self, socket: &UdpSocket, outbox: &Outbox, messages: &[Message]) -> io::Result<usize> {
+        let count = messages.len().min(BATCH);
+        for (n, one) in messages[..count].iter().enumerate() {
+            let bytes = outbox.bytes_of(one);
+            let length;
+            (self.addresses[n], length) = to_raw(one.path.peer);
+            self.vectors[n] = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+            let header = &mut self.messages[n];
+            *header = message(&raw mut self.addresses[n], length, &raw mut self.vectors[n]);
+            if bytes.len() > one.segment {
+                let at = mem::size_of::<libc::cmsghdr>();
+                let segment = u16::try_from(one.segment).unwrap_or(u16::MAX); // longer ones are refused by the kernel
+                self.controls[n].0[at..at + 2].copy_from_slice(&segment.to_ne_bytes());
+                header.msg_hdr.msg_control = self.controls[n].0.as_mut_ptr().cast();
+                header.msg_hdr.msg_controllen = SEGMENT_CONTROL as _;
+            }
+        }
+        // SAFETY: the first `count` messages point at addresses, vectors, control messages and bytes that outlive the
+        // call; the kernel only reads the bytes, though the type of iovec cannot say so.
+        let sent = check(unsafe {
+            let flags = libc::MSG_DONTWAIT;
+            libc::sendmmsg(socket.as_raw_fd(), self.messages.as_mut_ptr(), count as libc::c_uint, flags)
+        })?;
+        Ok(sent as usize)
+    }
+}
+
+/// A control message UDP_SEGMENT whose value is still to be written.
+fn segment_control() -> Control {
+    let mut control = Control([0; CONTROL]);
+    // SAFETY: zeros are valid; the buffer is longer than the header and aligned for it.
+    unsafe {
+        let mut header: libc::cmsghdr = mem::zeroed();
+        header.cmsg_len = libc::CMSG_LEN(mem::size_of::<u16>() as u32) as _;
+        header.cmsg_level = libc::SOL_UDP;
+        header.cmsg_type = libc::UDP_SEGMENT;
+        control.0.as_mut_ptr().cast::<libc::cmsghdr>().write(header);
+    }
+    control
 }

@@ -2,17 +2,17 @@
 
 use std::any::Any;
 use std::io;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::UdpSocket;
 use std::os::fd::AsRawFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use super::sys::{self, BATCH, Receiver};
+use super::sys::{self, BATCH, Receiver, Sender};
 use super::traffic::Traffic;
 use super::{Connect, Message, Notice, Shared, lock};
-use crate::engine::outbox::Path;
+use crate::engine::outbox::{Message as Sending, Outbox, Path};
 use crate::engine::{Command, Engine, place};
 use crate::measure::Snapshot;
 use crate::time::{MILLISECOND, Time, WallClock};
@@ -38,8 +38,16 @@ pub fn spawn(sockets: Vec<UdpSocket>, shared: Arc<Shared>) -> io::Result<JoinHan
     aws_lc_rs::rand::fill(&mut seed).map_err(|_| io::Error::other("no randomness"))?;
     let engine = Engine::new(wall, u64::from_ne_bytes(seed));
     let sockets = sockets.into_iter().map(Some).collect();
-    let traffic = Traffic::default();
-    let mut worker = Worker { sockets, shared: Arc::clone(&shared), engine, started, published: None, traffic };
+    let mut worker = Worker {
+        sockets,
+        shared: Arc::clone(&shared),
+        engine,
+        started,
+        published: None,
+        traffic: Traffic::default(),
+        sender: Sender::new(),
+        segments: true,
+    };
     std::thread::Builder::new().name("media".into()).spawn(move || {
         match catch_unwind(AssertUnwindSafe(|| worker.run())) {
             Ok(Ok(())) => {}
@@ -61,6 +69,8 @@ struct Worker {
     started: Instant,
     published: Option<Time>,
     traffic: Traffic,
+    sender: Sender,
+    segments: bool, // messages of several datagrams are sent as such
 }
 
 impl Worker {
@@ -178,17 +188,20 @@ impl Worker {
                 Err(error) if is_transient(&error) => return Ok(()),
                 Err(error) => return Err(error),
             };
-            self.traffic.datagrams_in += count as u64;
             self.traffic.receive_batches.observe(count as u64, 1);
             let now = self.now();
             let mut forwarded = [0; BATCH];
             for (index, forwarded) in forwarded[..count].iter_mut().enumerate() {
-                let before = self.engine.counters.forwarded;
-                if let Some((peer, datagram)) = receiver.datagram(index) {
-                    self.engine.datagram(now, Path { socket, peer }, datagram);
+                let before = self.engine.placed;
+                if let Some((peer, datagrams)) = receiver.datagrams(index) {
+                    for datagram in datagrams {
+                        self.traffic.datagrams_in += 1;
+                        self.engine.datagram(now, Path { socket, peer }, datagram);
+                    }
                 }
-                *forwarded = self.engine.counters.forwarded - before;
+                *forwarded = self.engine.placed - before;
             }
+            self.engine.finish(now);
             self.flush()?;
             let sent = sys::wall_nanos();
             for (index, times) in forwarded.into_iter().enumerate().filter(|(_, times)| *times > 0) {
@@ -215,28 +228,26 @@ impl Worker {
     }
 
     fn send(&mut self) -> io::Result<()> {
-        let mut used = Vec::new();
-        for (path, _) in self.engine.outbox.iter() {
-            if !used.contains(&path.socket) {
-                used.push(path.socket);
-            }
+        let outbox = &mut self.engine.outbox;
+        outbox.sort_by_socket();
+        if !self.segments {
+            outbox.split_all();
         }
-        for index in used {
-            let to_here = self.engine.outbox.iter().filter(|(path, _)| path.socket == index);
-            let Some(socket) = &self.sockets[index] else { continue };
-            let datagrams: Vec<(SocketAddr, &[u8])> = to_here.map(|(path, bytes)| (path.peer, bytes)).collect();
-            let mut rest = &datagrams[..];
+        for from_here in outbox.messages().chunk_by(|one, next| one.path.socket == next.path.socket) {
+            let Some(socket) = &self.sockets[from_here[0].path.socket] else { continue };
+            let mut rest = from_here;
             let mut waited = false;
-            while !rest.is_empty() {
-                match sys::send(socket, rest) {
+            while let Some(first) = rest.first() {
+                match self.sender.send(socket, outbox, rest) {
                     Ok(sent) => {
-                        self.traffic.datagrams_out += sent as u64;
-                        self.traffic.send_batches.observe(sent as u64, 1);
+                        let datagrams: usize = rest[..sent].iter().map(Sending::datagrams).sum();
+                        self.traffic.datagrams_out += datagrams as u64;
+                        self.traffic.send_batches.observe(datagrams as u64, 1);
                         rest = &rest[sent..];
                     }
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                         if waited {
-                            self.traffic.send_dropped += rest.len() as u64;
+                            self.traffic.send_dropped += rest.iter().map(Sending::datagrams).sum::<usize>() as u64;
                             break;
                         }
                         waited = true;
@@ -244,6 +255,17 @@ impl Worker {
                         sys::poll(&mut writable, SEND_PATIENCE_MILLIS)?;
                     }
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(error) if first.datagrams() > 1 => {
+                        // This device cannot cut messages, or one datagram is longer than this path takes in one piece.
+                        self.segments &= error.raw_os_error() != Some(libc::EIO);
+                        for single in Outbox::split(first) {
+                            match self.sender.send(socket, outbox, &[single]) {
+                                Ok(_) => self.traffic.datagrams_out += 1,
+                                Err(_) => self.traffic.send_errors += 1,
+                            }
+                        }
+                        rest = &rest[1..];
+                    }
                     Err(_) => {
                         self.traffic.send_errors += 1; // unreachable, forbidden by a firewall, too long: this one only
                         rest = &rest[1..];

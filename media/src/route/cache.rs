@@ -1,15 +1,17 @@
-//! What was sent to one subscriber lately, kept to answer its NACKs; payloads are shared among subscribers.
+//! What was sent to one subscriber lately without RTX, to answer its NACKs with the very same packets; and how often.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
+use super::history::CAPACITY;
 use super::packet::Packet;
 use super::rewrite::Rewritten;
 use crate::time::{MILLISECOND, SECOND, Time};
 
-/// Packets kept per sent source: some two seconds of the highest layer.
-const CAPACITY: usize = 512;
 /// Older packets come too late to be shown.
-const MAX_AGE: u64 = 3 * SECOND;
+pub const MAX_AGE: u64 = 3 * SECOND;
+/// Packets of one stream whose repeats are remembered.
+const MAX_REMEMBERED: usize = 128;
 /// Least time between two repeats of one packet.
 const MIN_SPACING: u64 = 20 * MILLISECOND;
 /// Repeats of one packet, however often it is asked for.
@@ -22,11 +24,11 @@ pub struct Sent {
     pub rewritten: Rewritten,
     /// What was sent.
     pub packet: Arc<Packet>,
-    /// Its RTP header as sent, kept only where a repeat must be the very same packet (no RTX).
-    pub header: Option<Box<[u8]>>,
+    /// Its RTP header as sent.
+    pub header: Box<[u8]>,
+    /// Bytes of padding that it was sent with.
+    pub padding: usize,
     sent: Time,
-    repeated: Option<Time>,
-    repeats: u8,
 }
 
 /// A bounded ring of sent packets.
@@ -37,33 +39,47 @@ pub struct Cache {
 
 impl Cache {
     /// Keeps a packet, in place of the one `CAPACITY` before it.
-    pub fn insert(&mut self, rewritten: Rewritten, packet: Arc<Packet>, header: Option<Box<[u8]>>, now: Time) {
+    pub fn insert(&mut self, rewritten: Rewritten, packet: Arc<Packet>, header: Box<[u8]>, padding: usize, now: Time) {
         if self.slots.is_empty() {
             self.slots.resize_with(CAPACITY, || None);
         }
         let slot = (rewritten.index % CAPACITY as u64) as usize;
-        self.slots[slot] = Some(Sent { rewritten, packet, header, sent: now, repeated: None, repeats: 0 });
+        self.slots[slot] = Some(Sent { rewritten, packet, header, padding, sent: now });
     }
 
-    /// The packet of this sequence number, if it may be sent again now; the repeat counts as made.
-    pub fn repeat(&mut self, seq: u16, now: Time, round_trip: u64) -> Option<&Sent> {
-        if self.slots.is_empty() {
-            return None;
-        }
-        let sent = self.slots[usize::from(seq) % CAPACITY].as_mut()?;
-        let spaced = sent.repeated.is_none_or(|last| now.since(last) >= round_trip.max(MIN_SPACING));
-        let fits = sent.rewritten.index as u16 == seq && now.since(sent.sent) <= MAX_AGE;
-        if !fits || !spaced || sent.repeats >= MAX_REPEATS {
-            return None;
-        }
-        sent.repeats += 1;
-        sent.repeated = Some(now);
-        Some(sent)
+    /// The packet of this sequence number, unless it is gone or too old.
+    pub fn get(&self, seq: u16, now: Time) -> Option<&Sent> {
+        let sent = self.slots.get(usize::from(seq) % CAPACITY)?.as_ref()?;
+        (sent.rewritten.index as u16 == seq && now.since(sent.sent) <= MAX_AGE).then_some(sent)
     }
 
     /// Forgets everything: another track takes this one's place.
     pub fn clear(&mut self) {
         self.slots = Vec::new();
+    }
+}
+
+/// How often packets of one stream were repeated, and when last.
+#[derive(Debug, Default)]
+pub struct Repeats {
+    made: VecDeque<(u64, Time, u8)>, // by extended sequence number
+}
+
+impl Repeats {
+    /// Whether a packet may be sent again now; then the repeat counts as made.
+    pub fn take(&mut self, index: u64, now: Time, round_trip: u64) -> bool {
+        if let Some((_, last, count)) = self.made.iter_mut().find(|(made, ..)| *made == index) {
+            let granted = now.since(*last) >= round_trip.max(MIN_SPACING) && *count < MAX_REPEATS;
+            if granted {
+                (*last, *count) = (now, *count + 1);
+            }
+            return granted;
+        }
+        if self.made.len() == MAX_REMEMBERED {
+            self.made.pop_front();
+        }
+        self.made.push_back((index, now, 1));
+        true
     }
 }
 
@@ -93,20 +109,30 @@ mod tests {
     }
 
     #[test]
-    fn repeats_are_spaced_counted_and_end_with_age() {
+    fn packets_are_kept_until_others_take_their_place_or_they_are_old() {
         let mut cache = Cache::default();
-        assert!(cache.repeat(0, at(0), 0).is_none());
+        assert!(cache.get(0, at(0)).is_none());
         for index in 65_000..65_600u64 {
             let rewritten = Rewritten { index, timestamp: 0, indices: Indices::default() };
-            cache.insert(rewritten, packet(), None, at(0));
+            cache.insert(rewritten, packet(), Box::default(), 0, at(0));
         }
-        assert!(cache.repeat(65_000, at(1), 0).is_none(), "overwritten");
-        assert_eq!(cache.repeat(63, at(1), 0).map(|sent| sent.rewritten.index), Some(65_599));
-        assert!(cache.repeat(63, at(10), 0).is_none());
-        assert!(cache.repeat(63, at(40), 100 * MILLISECOND).is_none(), "a round trip has not passed");
-        let repeats = (2..100).filter(|n| cache.repeat(63, at(n * 25), 0).is_some()).count();
-        assert_eq!(repeats, usize::from(MAX_REPEATS) - 1);
-        assert!(cache.repeat(62, at(3001), 0).is_none(), "too old");
-        assert!(cache.repeat(500, at(1), 0).is_none(), "never sent");
+        assert!(cache.get(65_000, at(1)).is_none(), "overwritten");
+        assert_eq!(cache.get(63, at(1)).map(|sent| sent.rewritten.index), Some(65_599));
+        assert!(cache.get(62, at(3001)).is_none(), "too old");
+        assert!(cache.get(500, at(1)).is_none(), "never sent");
+    }
+
+    #[test]
+    fn repeats_are_spaced_and_counted_and_a_flood_of_them_is_forgotten_oldest_first() {
+        let mut repeats = Repeats::default();
+        assert!(repeats.take(7, at(1), 0));
+        assert!(!repeats.take(7, at(10), 0));
+        assert!(!repeats.take(7, at(40), 100 * MILLISECOND), "a round trip has not passed");
+        let granted = (2..100).filter(|n| repeats.take(7, at(n * 25), 0)).count();
+        assert_eq!(granted, usize::from(MAX_REPEATS) - 1);
+        for index in 100..1000 {
+            assert!(repeats.take(index, at(3000), 0));
+        }
+        assert_eq!(repeats.made.len(), MAX_REMEMBERED);
     }
 }

@@ -23,6 +23,11 @@ impl KeyFrames {
         self.wanted = false;
     }
 
+    /// Whether somebody waits for one.
+    pub fn is_wanted(&self) -> bool {
+        self.wanted
+    }
+
     /// Whether to ask now; the request counts as made.
     pub fn due(&mut self, now: Time) -> bool {
         let due = self.wanted && self.asked.is_none_or(|asked| now.since(asked) >= SPACING);

@@ -1,6 +1,7 @@
 //! The rules of the packet path, one mechanism a module: what the engine applies to tracks and forwards.
 
 pub mod cache;
+pub mod history;
 pub mod key_frames;
 pub mod layers;
 pub mod missing;
@@ -9,3 +10,4 @@ pub mod policer;
 pub mod reception;
 pub mod rewrite;
 pub mod speaker;
+pub mod template;

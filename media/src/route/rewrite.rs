@@ -22,9 +22,36 @@ pub struct Rewritten {
     pub indices: Indices,
 }
 
-/// Where the present run of one layer began.
+/// Past runs in which a packet is still found: what they sent is seconds old.
+const MAX_PAST: usize = 4;
+
+/// A packet that was sent, by where it came from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Located {
+    /// The source's layer, and that layer's epoch.
+    pub layer: (usize, u32),
+    /// The publisher's extended sequence number.
+    pub source: u64,
+    /// What it became for the subscriber; its VP8 counters are `indices_at`'s to say.
+    pub index: u64,
+    timestamp_offset: u32,
+    offsets: Indices,
+}
+
+impl Located {
+    /// What the packet, which is the one that was located, became for the subscriber.
+    pub fn rewritten(&self, packet: &Packet) -> Rewritten {
+        let timestamp = packet.timestamp.wrapping_add(self.timestamp_offset);
+        Rewritten { index: self.index, timestamp, indices: shifted(packet, self.offsets) }
+    }
+}
+
+/// Where a run of one layer began.
 #[derive(Debug)]
 struct Run {
+    layer: (usize, u32),
+    timestamp_offset: u32,
+    offsets: Indices,
     source_start: u64,
     start: u64,
     source_highest: u64,
@@ -37,6 +64,18 @@ impl Run {
     fn skipped_below(&self, index: u64) -> u64 {
         self.forgotten + self.skipped.partition_point(|skipped| *skipped < index) as u64
     }
+
+    /// The source's number of what was sent under `index`, if it can still be told.
+    fn source_of(&self, index: u64) -> Option<u64> {
+        let mut source = self.source_start + index.checked_sub(self.start)? + self.forgotten;
+        for skipped in &self.skipped {
+            if *skipped > source {
+                break;
+            }
+            source += 1;
+        }
+        (source >= self.reach).then_some(source)
+    }
 }
 
 /// Rewriting state of one sent source. Indices never repeat while the source lasts: SRTP depends on it.
@@ -44,6 +83,7 @@ impl Run {
 pub struct Rewriter {
     next: u64,
     run: Option<Run>,
+    past: VecDeque<Run>,
     timestamp_offset: u32,
     newest: Option<(u32, Time)>, // timestamp sent, and when it arrived here
     indices: Indices,            // newest sent
@@ -56,6 +96,7 @@ impl Rewriter {
         Self {
             next: first,
             run: None,
+            past: VecDeque::new(),
             timestamp_offset,
             newest: None,
             indices: Indices::default(),
@@ -80,19 +121,34 @@ impl Rewriter {
 
     /// Ends the present run: nothing is forwarded until the next `start`.
     pub fn stop(&mut self) {
-        self.run = None;
+        if let Some(run) = self.run.take() {
+            if self.past.len() == MAX_PAST {
+                self.past.pop_front();
+            }
+            self.past.push_back(run);
+        }
     }
 
-    /// Begins a run with this packet. `advance` is how many ticks after the newest timestamp it lies; at least one is used.
-    pub fn start(&mut self, packet: &Packet, advance: i64) {
-        self.run = Some(Run {
-            source_start: packet.index,
-            start: self.next,
-            source_highest: packet.index,
-            skipped: VecDeque::new(),
-            forgotten: 0,
-            reach: packet.index,
-        });
+    /// Forgets what was sent: another track's packets have nothing to do with it.
+    pub fn forget(&mut self) {
+        self.stop();
+        self.past.clear();
+    }
+
+    /// Finds what was sent under a sequence number, at most `reach` packets ago.
+    pub fn locate(&self, seq: u16, reach: u16) -> Option<Located> {
+        let behind = (self.next as u16).wrapping_sub(seq);
+        let index = self.next.checked_sub(u64::from(behind)).filter(|_| (1..=reach).contains(&behind))?;
+        let run = self.past.iter().chain(&self.run).rfind(|run| run.start <= index)?;
+        let source = run.source_of(index)?;
+        let (layer, timestamp_offset, offsets) = (run.layer, run.timestamp_offset, run.offsets);
+        Some(Located { layer, source, index, timestamp_offset, offsets })
+    }
+
+    /// Begins a run of a layer, in its epoch, with this packet. `advance` is how many ticks after the newest timestamp it
+    /// lies; at least one is used.
+    pub fn start(&mut self, packet: &Packet, layer: (usize, u32), advance: i64) {
+        self.stop();
         if let Some((newest, _)) = self.newest {
             let advance = u32::try_from(advance.max(1)).unwrap_or(1);
             self.timestamp_offset = newest.wrapping_add(advance).wrapping_sub(packet.timestamp);
@@ -105,6 +161,17 @@ impl Rewriter {
                 key_index: self.indices.key_index.wrapping_add(1).wrapping_sub(descriptor.key_index.unwrap_or(0)),
             };
         }
+        self.run = Some(Run {
+            layer,
+            timestamp_offset: self.timestamp_offset,
+            offsets: self.offsets,
+            source_start: packet.index,
+            start: self.next,
+            source_highest: packet.index,
+            skipped: VecDeque::new(),
+            forgotten: 0,
+            reach: packet.index,
+        });
     }
 
     /// Places a packet of the present run; `None` if it is from before the run, or was left out, or is too late to place.
@@ -147,15 +214,7 @@ impl Rewriter {
         let Some(descriptor) = packet.descriptor else {
             return Indices::default();
         };
-        let picture = descriptor.picture_id.map_or(0, |id| id.value);
-        let mut indices = Indices {
-            picture_id: picture.wrapping_add(self.offsets.picture_id) & 0x7fff,
-            tl0: descriptor.tl0.unwrap_or(0).wrapping_add(self.offsets.tl0),
-            key_index: descriptor.key_index.unwrap_or(0).wrapping_add(self.offsets.key_index) & 0x1f,
-        };
-        if descriptor.picture_id.is_some_and(|id| !id.wide) {
-            indices.picture_id &= 0x7f;
-        }
+        let indices = shifted(packet, self.offsets);
         let narrow = descriptor.picture_id.is_none_or(|id| !id.wide);
         if is_newer(indices.picture_id, self.indices.picture_id, if narrow { 0x7f } else { 0x7fff }) {
             self.indices.picture_id = indices.picture_id;
@@ -170,6 +229,23 @@ impl Rewriter {
     }
 }
 
+/// The packet's counters with these added.
+fn shifted(packet: &Packet, offsets: Indices) -> Indices {
+    let Some(descriptor) = packet.descriptor else {
+        return Indices::default();
+    };
+    let picture = descriptor.picture_id.map_or(0, |id| id.value);
+    let mut indices = Indices {
+        picture_id: picture.wrapping_add(offsets.picture_id) & 0x7fff,
+        tl0: descriptor.tl0.unwrap_or(0).wrapping_add(offsets.tl0),
+        key_index: descriptor.key_index.unwrap_or(0).wrapping_add(offsets.key_index) & 0x1f,
+    };
+    if descriptor.picture_id.is_some_and(|id| !id.wide) {
+        indices.picture_id &= 0x7f;
+    }
+    indices
+}
+
 /// Whether `a` lies in the half of the number circle after `b`; `mask` is the circle's size less one.
 fn is_newer(a: u16, b: u16, mask: u16) -> bool {
     let ahead = a.wrapping_sub(b) & mask;
@@ -182,6 +258,8 @@ mod tests {
     use crate::proto::vp8::Descriptor;
     use crate::route::packet::Codec;
     use proptest::prelude::*;
+
+    const LAYER: (usize, u32) = (0, 0);
 
     fn packet(index: u64, timestamp: u32, picture: u16) -> Packet {
         let payload = vec![0x90, 0xe0, 0x80 | (picture >> 8) as u8, picture as u8, picture as u8, 0, 1];
@@ -211,14 +289,14 @@ mod tests {
     fn a_switch_is_seamless_in_sequence_time_and_pictures() {
         let mut rewriter = Rewriter::new(100, 5000);
         let first = packet(65_535, 900, 0x7fff);
-        rewriter.start(&first, 0);
+        rewriter.start(&first, LAYER, 0);
         let first = rewriter.rewrite(&first).unwrap();
         let second = rewriter.rewrite(&packet(65_536, 3900, 0)).unwrap();
         assert_eq!((first.index, first.timestamp), (100, 5900));
         assert_eq!((second.index, second.timestamp), (101, 8900));
         assert_eq!(second.indices.picture_id, first.indices.picture_id + 1);
         let other = packet(7, u32::MAX - 5, 777);
-        rewriter.start(&other, 3000);
+        rewriter.start(&other, LAYER, 3000);
         let third = rewriter.rewrite(&other).unwrap();
         assert_eq!((third.index, third.timestamp), (102, 11_900));
         assert_eq!(third.indices.picture_id, second.indices.picture_id + 1);
@@ -228,12 +306,12 @@ mod tests {
     #[test]
     fn time_never_stands_still_over_a_switch() {
         let mut rewriter = Rewriter::new(0, 0);
-        rewriter.start(&packet(1, 1000, 1), 0);
+        rewriter.start(&packet(1, 1000, 1), LAYER, 0);
         rewriter.rewrite(&packet(1, 1000, 1));
         for advance in [-500, 0, i64::MAX] {
             let before = rewriter.newest().unwrap().0;
             let next = packet(1, 77, 1);
-            rewriter.start(&next, advance);
+            rewriter.start(&next, LAYER, advance);
             assert_eq!(rewriter.rewrite(&next).unwrap().timestamp, before + 1);
         }
     }
@@ -241,7 +319,7 @@ mod tests {
     #[test]
     fn padding_leaves_no_gap_and_late_packets_find_their_place() {
         let mut rewriter = Rewriter::new(0, 0);
-        rewriter.start(&packet(10, 0, 1), 0);
+        rewriter.start(&packet(10, 0, 1), LAYER, 0);
         assert_eq!(index(&mut rewriter, &packet(10, 0, 1)), Some(0));
         assert_eq!(index(&mut rewriter, &padding(11)), None);
         assert_eq!(index(&mut rewriter, &padding(12)), None);
@@ -256,11 +334,36 @@ mod tests {
     #[test]
     fn a_huge_gap_is_closed() {
         let mut rewriter = Rewriter::new(0, 0);
-        rewriter.start(&packet(10, 0, 1), 0);
+        rewriter.start(&packet(10, 0, 1), LAYER, 0);
         index(&mut rewriter, &packet(10, 0, 1));
         assert_eq!(index(&mut rewriter, &packet(9_000, 0, 1)), Some(1));
         assert_eq!(index(&mut rewriter, &packet(9_002, 0, 1)), Some(3));
         assert_eq!(index(&mut rewriter, &packet(8_999, 0, 1)), None);
+    }
+
+    #[test]
+    fn what_was_sent_is_found_again_past_switches_and_gaps() {
+        let mut rewriter = Rewriter::new(65_530, 0);
+        rewriter.start(&packet(10, 0, 1), (2, 0), 0);
+        let mut sent = Vec::new();
+        for at in (10..30).filter(|at| at % 5 != 2) {
+            sent.extend(rewriter.rewrite(&packet(at, 0, 1)).map(|rewritten| ((2, 0), at, rewritten)));
+            rewriter.rewrite(&padding(at + 1)).ok_or(()).unwrap_err();
+        }
+        rewriter.start(&packet(500, 77, 9), (0, 3), 90);
+        for at in [500, 502, 9_000, 9_001] {
+            sent.extend(rewriter.rewrite(&packet(at, 77, 9)).map(|rewritten| ((0, 3), at, rewritten)));
+        }
+        for (layer, source, rewritten) in &sent {
+            let found = rewriter.locate(rewritten.index as u16, 512);
+            let lost = *source < 9_000 && *layer == (0, 3); // before a gap that was closed
+            assert_eq!(found.map(|found| (found.layer, found.source)), (!lost).then_some((*layer, *source)));
+        }
+        let (_, _, first) = sent[0];
+        assert_eq!(rewriter.locate(first.index as u16, 3), None, "too long ago");
+        assert_eq!(rewriter.locate(rewriter.next_index() as u16, 512), None, "not sent yet");
+        rewriter.forget();
+        assert_eq!(rewriter.locate(first.index as u16, 512), None);
     }
 
     proptest! {
@@ -272,7 +375,7 @@ mod tests {
             let mut base = 1000u64;
             let mut taken = std::collections::BTreeMap::new();
             let mut given = std::collections::HashSet::new();
-            rewriter.start(&packet(base, 0, 1), 0);
+            rewriter.start(&packet(base, 0, 1), LAYER, 0);
             let mut seen = std::collections::HashSet::new();
             for (offset, pads, step) in steps {
                 base += u64::from(step);
@@ -281,7 +384,13 @@ mod tests {
                     continue; // the caller lets each packet in once
                 }
                 let packet = if pads { padding(at) } else { packet(at, 0, 1) };
-                if let Some(index) = index(&mut rewriter, &packet) {
+                let rewritten = rewriter.rewrite(&packet);
+                if let Some(rewritten) = rewritten
+                    && let Some(located) = rewriter.locate(rewritten.index as u16, 512)
+                {
+                    prop_assert_eq!((located.source, located.rewritten(&packet)), (at, rewritten));
+                }
+                if let Some(index) = rewritten.map(|rewritten| rewritten.index) {
                     prop_assert!(given.insert(index), "{index} twice");
                     taken.insert(at, index);
                 }

@@ -10,6 +10,7 @@ mod observed;
 mod people;
 mod repair;
 mod reports;
+mod sharing;
 mod simulcast;
 mod trunk;
 mod world;
@@ -218,6 +219,7 @@ impl World {
     /// Delivers what the engine made.
     fn collect(&mut self) {
         let now = self.now;
+        self.engine.finish(now);
         for (path, datagram) in self.engine.outbox.iter() {
             self.sent += 1;
             let Some(peer) = self.peers.values_mut().find(|peer| peer.path == path) else { continue };

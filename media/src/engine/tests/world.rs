@@ -210,6 +210,7 @@ impl World {
     }
 
     fn drain(&mut self, side: usize) {
+        self.foci[side].finish(self.now);
         let outgoing: Vec<_> = self.foci[side].outbox.iter().map(|(path, bytes)| (path, bytes.to_vec())).collect();
         self.foci[side].outbox.clear();
         for (path, bytes) in outgoing {
