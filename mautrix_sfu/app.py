@@ -6,40 +6,31 @@ import asyncio
 import logging
 import secrets
 import signal
-import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from . import __version__
-from .admin import Context, answer
+from .admin import Bot
 from .check import warn_at_start
 from .config import Config, ConfigError, ConfigFile, Permission, changes, set_up_logging, with_live
 from .core.commands import ConferenceEnded, Count
-from .core.events import DrainChanged, PolicyChanged
+from .core.events import DrainChanged
 from .core.ids import Device, DeviceId, SessionId, UserId
 from .core.policy import Policy
 from .errors import ExitCode, FatalError
 from .http import FocusInfo, HttpServer
-from .matrix import Matrix, MatrixSettings
-from .media import Media, advertised, open_media
+from .matrix import Counted, Matrix, MatrixSettings
+from .media import advertised, open_media
 from .metrics import Metrics
+from .operations import FocusOperations, Parts, Reloaded
 from .rtc import Rtc
 from .runtime import LoadWatch, Runtime
 from .store import Store
 
 log = logging.getLogger("mautrix_sfu")
-
-
-@dataclass(frozen=True, slots=True)
-class Reloaded:
-    """What came of reading the configuration again: options by their path, or why nothing was taken."""
-
-    live: tuple[str, ...] = ()  # changed, and in force
-    restart: tuple[str, ...] = ()  # changed, and in force after a restart
-    problems: tuple[str, ...] = ()  # the file is refused: everything is as before
 
 
 def run(config: Config, path: Path) -> int:
@@ -81,13 +72,13 @@ class _Focus:
         self._config = config
         self._path = path
         self._leaving: asyncio.Task[None] | None = None
-        self._started = time.monotonic()
         self._metrics = Metrics(__version__)
         self._runtime = Runtime(policy_of(config), self._metrics, self, config.cascade.allow_private)
         self._ended: asyncio.Future[None] | None = None
-        self._matrix: Matrix | None = None
-        self._media: Media | None = None
         self._store: Store | None = None
+        self._operations: FocusOperations | None = None
+        self._bot: Bot | None = None
+        self._transactions = 0  # that were taken
 
     async def run(self) -> None:
         """Start everything, wait for a signal or a fault, stop everything; raises FatalError."""
@@ -118,13 +109,21 @@ class _Focus:
         self._metrics.watch_store(lambda: store.away is None, lambda: store.pending)
         stack.push_async_callback(store.close)
         stored = await store.load()
-        media = self._media = open_media(config.media)
+        media = open_media(config.media)
         stack.callback(media.shutdown)
         rtc = Rtc(media, self._runtime, advertised(config.media, media.local_addresses))
         stack.push_async_callback(rtc.stop)
-        matrix = self._matrix = Matrix(self._matrix_settings(), self._runtime, stored.position)
+        matrix = Matrix(self._matrix_settings(), self._runtime, stored.position)
         self._runtime.connect(matrix, media, rtc, store)
         stack.callback(self._runtime.stop)
+        parts = Parts(self._runtime, matrix, media, store, self._metrics)
+        operations = self._operations = FocusOperations(
+            config, parts, policy_of, self.not_ready, lambda: self._transactions, self.reload
+        )
+        operations.restore(stored)
+        bot = self._bot = Bot(
+            config.bot_user_id, operations, operations.permission, matrix.send_message, self._runtime.wants_room
+        )
         media.start(loop, self._runtime)
         self._metrics.watch_focus(self._runtime.view)
         self._metrics.watch_media(media.stats)
@@ -142,6 +141,9 @@ class _Focus:
         self._metrics.homeserver(True)
         self._metrics.homeserver(True)  # it answered
         stack.callback(self._runtime.say_goodbye)
+        stack.callback(operations.stopping)
+        for name, work in (("bot", bot.work()), ("operations", operations.work())):
+            stack.push_async_callback(_cancel, loop.create_task(self._supervise(name, work), name=name))
         # Nothing is worked off before this: the edge's tasks run from the next round of the loop on.
         self._runtime.restore([(fact.event, fact.received_ms) for fact in stored.facts], tuple(stored.legs))
         looked = loop.create_task(warn_at_start(config, media.local_addresses), name="check")
@@ -159,9 +161,16 @@ class _Focus:
             listen_port=config.appservice.port,
             verify_ssl=config.homeserver.verify_ssl,
             start_timeout=config.homeserver.start_timeout,
-            may_command=lambda user: config.bot.permission(user) >= Permission.ADMIN,
-            count=lambda what, by: self._metrics.count_matrix(what.value, by),
+            may_command=self._may_command,
+            count=self._count_matrix,
         )
+
+    def _count_matrix(self, what: Counted, by: int) -> None:
+        self._metrics.count_matrix(what.value, by)
+        self._transactions += by if what is Counted.TRANSACTIONS else 0
+
+    def _may_command(self, user_id: str) -> bool:
+        return self._operations is not None and self._operations.permission(user_id) >= Permission.ADMIN
 
     # ------------------------------------------------------------ the configuration, read again
 
@@ -188,7 +197,8 @@ class _Focus:
 
     def _adopt(self) -> None:
         self._runtime.allow_private(self._config.cascade.allow_private)
-        self._runtime.operate(PolicyChanged(policy_of(self._config)))
+        if self._operations is not None:
+            self._operations.reconfigure(self._config)
 
     # ------------------------------------------------------------ the end
 
@@ -223,6 +233,14 @@ class _Focus:
         """Without its media core the focus is half dead: end it."""
         self._finish(FatalError(f"the media core failed: {message}", ExitCode.MEDIA_FAILED))
 
+    async def _supervise(self, name: str, work: Coroutine[Any, Any, None]) -> None:
+        """Run what should never end; if it does, end with it."""
+        try:
+            await work
+        except Exception:
+            log.exception("what does %s failed", name)
+            self._finish(FatalError(f"a fault in what does {name}; the log has its trace", ExitCode.INTERNAL))
+
     def _store_failed(self, message: str) -> None:
         failure = self._store.failure if self._store is not None else None
         self._finish(failure or FatalError(message, ExitCode.DATABASE_UNREACHABLE))
@@ -234,40 +252,27 @@ class _Focus:
     # ------------------------------------------------------------ what is asked of it
 
     def homeserver_changed(self, up: bool) -> None:
-        """Show in the metrics whether the homeserver answers."""
+        """Show whether the homeserver answers."""
         self._metrics.homeserver(up)
+        if self._operations is not None:
+            self._operations.homeserver_changed(up)
 
     def bot_event(self, event: dict[str, Any]) -> None:
-        """Answer a message to the bot."""
-        content = event["content"]
-        if event.get("type") != "m.room.message" or self._matrix is None or content.get("msgtype") != "m.text":
-            return
-        level = self._config.bot.permission(event["sender"])
-        body = content.get("body")
-        reply = answer(body, level, self._context()) if isinstance(body, str) else None
-        if reply is not None:
-            html = {"format": "org.matrix.custom.html", "formatted_body": reply.html}
-            self._matrix.send_message(event["room_id"], {"msgtype": "m.notice", "body": reply.body, **html})
+        """Take a message to the bot, or that it has come or gone."""
+        if event.get("type") == "m.room.message" and self._bot is not None:
+            self._bot.take(event)
+        elif self._operations is not None and event["content"].get("membership") in ("leave", "ban"):
+            self._operations.set_notify(event["room_id"], False)
 
     def counted(self, what: Count) -> None:
-        """Nobody is told of what is counted yet."""
+        """Learn of something that the core counted."""
+        if self._operations is not None:
+            self._operations.counted(what)
 
     def conference_ended(self, ended: ConferenceEnded, bytes_in: int, bytes_out: int) -> None:
-        """Say how much there was to a call that is over."""
-        log.info(
-            "call ended room=%s call=%s: %d s, %d people, at most %d at a time, %d bytes in, %d out",
-            *(ended.conference.room_id, ended.conference.conf_id, ended.seconds, len(ended.people), ended.peak),
-            *(bytes_in, bytes_out),
-        )
-
-    def _context(self) -> Context:
-        media: dict[str, int] = {}
-        if self._media is not None:
-            with suppress(RuntimeError):  # it has failed, and the process ends
-                media = self._media.stats()
-        return Context(
-            self._runtime.view(), __version__, time.monotonic() - self._started, tuple(self.not_ready()), media
-        )
+        """Learn of the end of a call."""
+        if self._operations is not None:
+            self._operations.conference_ended(ended, bytes_in, bytes_out)
 
     def not_ready(self) -> Sequence[str]:
         """Why calls cannot be carried now."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import platform
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from typing import Protocol
 
@@ -56,6 +57,7 @@ MATRIX_COUNTERS = {
     "homeserver_errors": "Requests to the homeserver that failed and are tried again",
 }
 
+LAGS_KEPT = 20  # measurements that `worst_lag` is the worst of
 _LAG_BUCKETS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 _ANSWER_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
@@ -118,6 +120,7 @@ class Metrics:
             buckets=_LAG_BUCKETS,
             registry=self.registry,
         )
+        self._lags: deque[float] = deque(maxlen=LAGS_KEPT)
         self._invites = Histogram(
             "mautrix_sfu_invite_handling_seconds",
             "From an invite's receipt to its having been worked off",
@@ -169,7 +172,13 @@ class Metrics:
         while True:
             due = loop.time() + interval
             await asyncio.sleep(interval)
-            self._lag.observe(max(0.0, loop.time() - due))
+            self._lags.append(max(0.0, loop.time() - due))
+            self._lag.observe(self._lags[-1])
+
+    @property
+    def worst_lag(self) -> float | None:
+        """How late the event loop was at worst in the last seconds; None before it was measured."""
+        return max(self._lags, default=None)
 
     def watch_focus(self, read: Callable[[], FocusState]) -> None:
         """Show what `read` gives at each scrape: conferences, legs, tracks."""

@@ -209,7 +209,7 @@ def test_a_whole_configuration_is_not_touched(tmp_path: Path) -> None:
 def test_permissions_and_logging_are_the_operators_own(tmp_path: Path) -> None:
     text = MINIMAL + "bot:\n  permissions:\n    '@a:example.org': admin\nlogging:\n  version: 1\n"
     data = read(text, tmp_path).with_new_options().data
-    assert data["bot"] == {"permissions": {"@a:example.org": "admin"}}
+    assert data["bot"]["permissions"] == {"@a:example.org": "admin"}
     assert data["logging"] == {"version": 1}
 
 

@@ -1,7 +1,6 @@
-"""The bot's commands: from a message and the state of the focus to a reply, without I/O."""
+"""The bot: from a message in one of its rooms to an answer, and what it tells unasked. What it asks is `Operations`."""
 
-from .bot import answer
-from .commands import Context
-from .reply import Reply
+from .bot import Bot
+from .operations import AuditLine, Ban, Figures, Limit, Operations, PastCall, RefusedError, Status
 
-__all__ = ["Context", "Reply", "answer"]
+__all__ = ["AuditLine", "Ban", "Bot", "Figures", "Limit", "Operations", "PastCall", "RefusedError", "Status"]

@@ -1,43 +1,13 @@
-"""The commands that there are. A new one is a function and an entry in COMMANDS."""
+"""The commands that there are. A new one is a function and an entry here."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 
-from ..core.ids import ConferenceKey
-from ..core.view import FocusView, LegView
-from .reply import Reply, code, duration, pairs, paragraph, table
-
-
-@dataclass(frozen=True, slots=True)
-class Context:
-    """What a command may look at."""
-
-    view: FocusView
-    version: str
-    uptime: float  # seconds
-    not_ready: Sequence[str] = ()  # why the focus cannot carry calls now
-    media: Mapping[str, int] = field(default_factory=dict)  # the media core's counters
-
-
-class UsageError(Exception):
-    """The arguments are not what the command takes."""
-
-
-@dataclass(frozen=True, slots=True)
-class Command:
-    """One command of the bot."""
-
-    name: str
-    arguments: str  # as shown in its usage
-    help: str  # one sentence
-    run: Callable[[Sequence[str], Context], Reply]
-
-    @property
-    def usage(self) -> str:
-        """How to type it."""
-        return f"{self.name} {self.arguments}".rstrip()
+from . import acts, showing
+from .command import Command, Request, UsageError, nearest
+from .operations import Operations
+from .reply import Reply, code, paragraph, table
 
 
 def find(name: str) -> Command | None:
@@ -45,89 +15,98 @@ def find(name: str) -> Command | None:
     return next((command for command in COMMANDS if command.name == name.lower()), None)
 
 
-def _help(arguments: Sequence[str], _: Context) -> Reply:
-    match arguments:
+def closest(word: str) -> Command | None:
+    """The command that a mistyped word may have meant."""
+    name = nearest(word, [command.name for command in COMMANDS])
+    return find(name) if name is not None else None
+
+
+async def _help(request: Request, _: Operations) -> Reply:
+    match request.arguments:
         case []:
             return table(("command", "what it does"), [(command.usage, command.help) for command in COMMANDS])
         case [name]:
             command = find(name)
             if command is None:
-                raise UsageError
+                near = closest(name)
+                said = paragraph(f"There is no command {name[:64]}; `help` lists all.")
+                return said + paragraph("Did you mean:") + code(near.usage) if near else said
             return code(command.usage) + paragraph(command.help)
         case _:
             raise UsageError
 
 
-def _status(arguments: Sequence[str], context: Context) -> Reply:
-    if arguments:
-        raise UsageError
-    view = context.view
-    grades = [leg.grade for leg in view.legs]
-    facts: list[tuple[str, object]] = [
-        ("version", context.version),
-        ("running for", duration(context.uptime)),
-        ("ready", f"no: {', '.join(context.not_ready)}" if context.not_ready else "yes"),
-        ("calls", len(view.conferences)),
-        ("connections", f"{grades.count('full')} in calls, {grades.count('held')} waiting"),
-        ("tracks", f"{sum(leg.published for leg in view.legs)} in, {sum(leg.sent for leg in view.legs)} out"),
-        ("invites waiting for room state", view.parked_invites),
-        ("rooms known", view.tracked_rooms),
-    ]
-    media = [(name.removesuffix("_total").replace("_", " "), count) for name, count in sorted(context.media.items())]
-    return pairs(facts) + table(("media", "count"), media) if media else pairs(facts)
+def _always(_arguments: Sequence[str]) -> bool:
+    return True
 
 
-def _calls(arguments: Sequence[str], context: Context) -> Reply:
-    conferences = context.view.conferences
-    match arguments:
-        case []:
-            if not conferences:
-                return paragraph("There are no calls.")
-            return table(
-                ("room", "call", "in the call", "waiting", "trunks", "tracks in", "tracks out", "since"),
-                [_call_row(key, legs) for key, legs in sorted(conferences.items())],
-            )
-        case [which]:
-            chosen = {key: legs for key, legs in conferences.items() if which in (key.room_id, key.conf_id)}
-            if not chosen:
-                return paragraph(f"No call has the id or the room {which[:255]}; `calls` lists them all.")
-            columns = ("user", "device", "by", "room", "state", "tracks in", "tracks out", "round trip", "since")
-            return table(columns, [row for _, legs in sorted(chosen.items()) for leg in legs for row in _leg_rows(leg)])
-        case _:
-            raise UsageError
+def _if_any(arguments: Sequence[str]) -> bool:
+    return bool(arguments)
 
 
-def _call_row(key: ConferenceKey, legs: Sequence[LegView]) -> tuple[object, ...]:
-    grades = [leg.grade for leg in legs]
-    return (
-        key.room_id,
-        key.conf_id,
-        sum(leg.grade == "full" and leg.kind == "participant" for leg in legs),
-        grades.count("held"),
-        sum(leg.kind == "trunk" for leg in legs),
-        sum(leg.published for leg in legs),
-        sum(leg.sent for leg in legs),
-        duration(max(leg.age for leg in legs)),
-    )
-
-
-def _leg_rows(leg: LegView) -> list[tuple[object, ...]]:
-    """A participant or a trunk, and under a trunk the people whom it brings."""
-    room = leg.conference.room_id if leg.conference is not None else ""
-    state = f"{leg.state}, {leg.grade}"
-    by = "trunk" if leg.kind == "trunk" else "this focus"
-    trip = "" if leg.round_trip is None else f"{leg.round_trip * 1000:.0f} ms"
-    who = (leg.peer.user_id, leg.peer.device_id)
-    rows: list[tuple[object, ...]] = [
-        (*who, by, room, state, leg.published, leg.sent, trip, duration(leg.age)),
-    ]
-    beyond = f"trunk to {leg.peer.user_id}"
-    rows += [(one.user_id, one.device_id, beyond, room, "", "", "", "", "") for one in leg.carries]
-    return rows
+def _if_two(arguments: Sequence[str]) -> bool:
+    return len(arguments) > 1
 
 
 COMMANDS = (
     Command("help", "[command]", "Lists the commands, or explains one.", _help),
-    Command("status", "", "Shows how the focus is.", _status),
-    Command("calls", "[room or call id]", "Lists the calls, or who is in one.", _calls),
+    Command(
+        "status", "", "Shows how the focus is: what it does now, how much, and how close to its limits.", showing.status
+    ),
+    Command("calls", "", "Lists the calls.", showing.calls),
+    Command("call", "<call or room>", "Shows who is in a call, from where, what flows and how well.", showing.call),
+    Command("who", "<user>", "Shows where a user, or everybody whose id has this in it, is in calls.", showing.who),
+    Command("foci", "", "Shows the trunks to other foci, and with whom there may be any.", showing.foci),
+    Command(
+        "kick",
+        "<user> [device] [reason]",
+        "Ends a user's connections and keeps them out for a while.",
+        acts.kick,
+        _always,
+    ),
+    Command("mute", "<user> [audio|video]", "Forwards nothing of a user's, of one kind or both.", acts.mute, _always),
+    Command("unmute", "<user> [audio|video]", "Forwards it again.", acts.unmute, _always),
+    Command("end", "<call or room>", "Ends a call; nobody joins it again for a while.", acts.end, _always),
+    Command(
+        "ban",
+        "<user or homeserver> [duration] [reason]",
+        "Serves a user, or all users and foci of a homeserver, no more; for 10m, 2h, 7d, or until `unban`.",
+        acts.ban,
+        _always,
+    ),
+    Command("unban", "<user or homeserver>", "Lifts a ban.", acts.unban, _always),
+    Command("bans", "", "Lists who is banned.", acts.bans),
+    Command(
+        "limits",
+        "[name value]",
+        "Shows the limits, or changes one until the next start; the value `default` gives back what is configured.",
+        acts.limits,
+        _if_two,
+    ),
+    Command(
+        "drain",
+        "[on|off]",
+        "Takes no new calls, so that the focus can be stopped; or takes them again.",
+        acts.drain,
+        _if_any,
+    ),
+    Command(
+        "check",
+        "[room id]",
+        "Tests the installation, and says what to mend; with a room, also that.",
+        showing.check,
+        slow=True,
+    ),
+    Command("log", "[level]", f"Shows or sets how much is logged: {', '.join(acts.LEVELS)}.", acts.log_level, _if_any),
+    Command("reload", "", "Takes the configuration file anew; one with a mistake is refused.", acts.reload, _always),
+    Command("history", "[n]", "Shows the calls that ended last: length, people, bytes.", showing.history),
+    Command("audit", "[n]", "Shows what admins did last.", showing.audit),
+    Command(
+        "notify",
+        "[on|off]",
+        "Tells this room unasked what happens: limits, outages, bans, restarts.",
+        acts.notify,
+        _if_any,
+    ),
+    Command("ping", "", "Answers, and says how quick the homeserver is.", showing.ping),
 )

@@ -15,6 +15,7 @@ from .model import (
     HttpConfig,
     MediaConfig,
     MetricsConfig,
+    NoticesConfig,
     OverloadConfig,
     Permission,
 )
@@ -41,6 +42,7 @@ __all__ = [
     "Limits",
     "MediaConfig",
     "MetricsConfig",
+    "NoticesConfig",
     "OverloadConfig",
     "Permission",
     "changes",

@@ -123,10 +123,20 @@ class Permission(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class NoticesConfig:
+    """What the bot tells unasked."""
+
+    interval: float  # between two messages
+    repeat: float  # before the same thing is told again
+    outage: float  # that a trunk or the homeserver is away before it is told
+
+
+@dataclass(frozen=True, slots=True)
 class BotConfig:
-    """Who may command the bot."""
+    """Who may use the focus, and command the bot; and what the bot tells unasked."""
 
     permissions: Mapping[str, Permission]  # by user id, server name, or "*"
+    notices: NoticesConfig
 
     def permission(self, user_id: str) -> Permission:
         """What this user may do: the entry of the user, else of the user's homeserver, else of everybody."""

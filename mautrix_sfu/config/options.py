@@ -29,6 +29,7 @@ from .model import (
     HttpConfig,
     MediaConfig,
     MetricsConfig,
+    NoticesConfig,
     OverloadConfig,
     Permission,
 )
@@ -283,7 +284,7 @@ def parse(data: Mapping[str, Any], *, tokens: bool = True) -> Config:
         cascade=_cascade(root.section("cascade")),
         http=_http(root.section("http")),
         metrics=_metrics(root.section("metrics")),
-        bot=BotConfig(root.section("bot").take("permissions", _permissions())),
+        bot=_bot(root.section("bot")),
         logging=_logging_of(data, problems),
     )
     problems += _contradictions(config)
@@ -384,6 +385,18 @@ def _metrics(section: _Section) -> MetricsConfig:
         enabled=section.take("enabled", _BOOL),
         hostname=section.take("hostname", _HOST),
         port=section.take("port", _integer(0, 65535, "a port number")),
+    )
+
+
+def _bot(section: _Section) -> BotConfig:
+    notices = section.section("notices")
+    return BotConfig(
+        permissions=section.take("permissions", _permissions()),
+        notices=NoticesConfig(
+            interval=notices.take("interval", _seconds(0, 86400)),
+            repeat=notices.take("repeat", _seconds(0, 7 * 86400)),
+            outage=notices.take("outage", _seconds(1, 86400)),
+        ),
     )
 
 

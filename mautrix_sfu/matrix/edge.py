@@ -8,10 +8,12 @@ import logging
 from collections.abc import Awaitable, Coroutine
 from typing import Any
 
+from mautrix.api import Method, Path
+
 from ..core.ids import Device, RoomId
 from .bot_room import BotRooms
 from .health import Health
-from .homeserver import Homeserver, RefusedError, UnavailableError
+from .homeserver import As, Homeserver, RefusedError, UnavailableError
 from .interface import Counted, MatrixSettings, MatrixSink, RawEvent
 from .introduction import introduce, make_device, refusal, warn_if_too_old
 from .outgoing import Outgoing
@@ -115,6 +117,13 @@ class Matrix:
     def bot_rooms(self) -> frozenset[str]:
         """The rooms that the bot is in."""
         return self._bot.rooms
+
+    async def round_trip(self) -> float:
+        """How long the homeserver takes to answer a small question, in seconds; RefusedError or UnavailableError."""
+        loop = asyncio.get_running_loop()
+        asked = loop.time()
+        await self._homeserver.request(Method.GET, str(Path.v3.account.whoami), who=As.USER)
+        return loop.time() - asked
 
     def join_room(self, room_id: str) -> None:
         """Queue the bot's joining of a room."""

@@ -1,4 +1,4 @@
-"""What an operator sees of a focus: metrics, readiness, the bot's answers, ends and starts in good order."""
+"""What an operator sees of a focus: metrics, readiness, ends and starts in good order. The bot: test_bot.py."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from mautrix_sfu import __version__
 from tests.support.calls import Call
-from tests.support.focus import ADMIN, Deployment, FocusProcess
-from tests.support.synapse import Client
+from tests.support.focus import Deployment, FocusProcess
 
 pytestmark = pytest.mark.synapse
 
@@ -169,84 +168,6 @@ async def test_it_is_not_ready_while_the_homeserver_is_away_and_calls_go_on(call
 async def ready(focus: FocusProcess) -> tuple[int, Any]:
     async with aiohttp.ClientSession() as http, http.get(focus.address + "ready") as answer:
         return answer.status, await answer.json()
-
-
-# ---------------------------------------------------------------- the bot
-
-
-class BotRoom:
-    """A room with the bot, seen by one of its users."""
-
-    def __init__(self, client: Client, room_id: str, bot: str) -> None:
-        self.client = client
-        self.room_id = room_id
-        self.bot = bot
-
-    async def events(self, wait: float) -> list[dict[str, Any]]:
-        """What the bot did since the last look."""
-        room = (await self.client.sync(wait)).get("rooms", {}).get("join", {}).get(self.room_id, {})
-        events = [*room.get("state", {}).get("events", []), *room.get("timeline", {}).get("events", [])]
-        return [event for event in events if event["sender"] == self.bot]
-
-    async def next(self, kind: str, within: float = 20.0) -> dict[str, Any]:
-        """The content of the bot's next event of a type."""
-        async with asyncio.timeout(within):
-            while True:
-                for event in await self.events(1.0):
-                    if event["type"] == kind:
-                        content: dict[str, Any] = event["content"]
-                        return content
-
-    async def ask(self, command: str) -> dict[str, Any]:
-        """Say something and have the bot's answer."""
-        await self.client.send_message(self.room_id, command)
-        return await self.next("m.room.message")
-
-
-async def test_the_bot_joins_where_the_admin_invites_it_and_answers(call: Call) -> None:
-    bot = call.deployment.focus.device.user_id
-    admin = await call.deployment.synapse.register_user(ADMIN)
-    room = BotRoom(admin, await admin.create_room("Operators", invite=[bot]), bot)
-    assert (await room.next("m.room.member"))["membership"] == "join"
-
-    answer = await room.ask("help")
-    assert answer["msgtype"] == "m.notice"
-    assert answer["format"] == "org.matrix.custom.html"
-    assert all(f"<td>{name}" in answer["formatted_body"] for name in ("help", "status", "calls"))
-
-    status = (await room.ask("!sfu status"))["body"]
-    assert f"version: {__version__}" in status
-    assert "ready: yes" in status
-
-    alice, bob = await call.joined("alice", "bob")
-    overview = await room.ask("calls")
-    assert call.room_id in overview["body"]
-    assert call.conf_id in overview["formatted_body"]
-    people = await room.ask(f"calls {call.conf_id}")
-    for each in (alice, bob):
-        assert each.device.user_id in people["body"]
-        assert f"<td>{each.device.device_id}</td>" in people["formatted_body"]
-    assert people["body"].count("open, full") == 2
-
-    nearest = await room.ask("cals")
-    assert "Did you mean" in nearest["body"]
-    assert nearest["body"].endswith("calls [room or call id]")
-
-
-async def test_the_bot_ignores_everybody_else(call: Call) -> None:
-    bot = call.deployment.focus.device.user_id
-    synapse = call.deployment.synapse
-    admin, mallory = await synapse.login(ADMIN), await call.user("mallory")
-    room = BotRoom(admin, await admin.create_room("Operators", invite=[bot, mallory.user_id]), bot)
-    await mallory.join(room.room_id)
-    await room.next("m.room.member")
-    own = await mallory.create_room("Trap", invite=[bot])
-    await mallory.send_message(room.room_id, "status")
-    answer = await room.ask("help")  # of two messages the later one is answered, so the first never will be
-    assert "what it does" in answer["body"]
-    assert await room.events(0.5) == []
-    members = [event for event in await mallory.get_state(own) if event["state_key"] == bot]
-    assert members[0]["content"]["membership"] == "invite"
 
 
 # ---------------------------------------------------------------- ends and starts; these come last
