@@ -256,6 +256,8 @@ class Conference:
     def _forward(self, viewer: Leg, grants: Iterable[Grant], sizes: Mapping[TrackKey, tuple[Size, ...]]) -> None:
         for grant in grants:
             track = grant.track
+            if track.leg not in self.legs:  # it has just left, and `refresh` will find who else has the track
+                grant.track = track = replace(track, mid=None)
             if grant.mid is None or track.mid is None or self._is_muted(track):
                 continue
             wanted = sizes.get(track.key, ((None, None),))

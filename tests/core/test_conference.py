@@ -289,3 +289,11 @@ def test_a_refused_line_is_not_offered_again_until_it_is_asked_for_again() -> No
     assert len(of(script.answer(alice), cmd.Forward)) == 1
     again = one(script.wait(1), cmd.ChannelOffer)
     assert [s.track_id for s in again.sends] == ["b-a"]
+
+
+def test_an_answer_that_comes_just_after_a_publisher_left_forwards_nothing_from_there() -> None:
+    script, _, bob = pair()
+    script.subscribe(bob, ("a", "a-a"), ("a", "a-v"))
+    script.unlist(ALICE)
+    assert not of(script.answer(bob), cmd.Forward)
+    assert not of(script.wait(0.2), cmd.Forward)
