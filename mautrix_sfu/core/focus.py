@@ -166,11 +166,6 @@ class Focus:
         return self._books.doors.draining
 
     @property
-    def overload(self) -> str | None:
-        """Why no new legs are taken."""
-        return self._books.doors.overload
-
-    @property
     def busy(self) -> bool:
         """Whether anybody is in a call: a drain waits for that."""
         return any(conference.participants for conference in self._books.conferences.values())

@@ -6,6 +6,7 @@ import pytest
 
 from mautrix_sfu.core import commands as cmd
 from mautrix_sfu.core import events as ev
+from mautrix_sfu.core.focus import REREAD_SECONDS
 from mautrix_sfu.core.ids import CallId, ConferenceKey, ConfId, Device, DeviceId, EventId, SessionId, UserId
 from mautrix_sfu.core.policy import Limits, Policy
 
@@ -358,3 +359,23 @@ def test_who_was_kicked_while_the_focus_was_down_never_becomes_full_again() -> N
     script.say(ev.CaughtUp())
     assert grade(script) is None
     assert script.counts["joins", "full"] == 0
+
+
+def test_rooms_with_legs_that_may_be_read_are_read_again_now_and_then_and_what_no_push_told_is_found() -> None:
+    script = Script(Policy(FOCUS, ping_timeout=1e6))
+    alice = script.join(ALICE, "a")
+    one(script.commands, cmd.RequestSnapshot)
+    members = (
+        ev.MembershipChanged(ROOM, ALICE.user_id, ev.Membership.JOIN, EventId("$join"), None),
+        ev.CallMemberChanged(ROOM, ALICE.user_id, listing(), EventId("$listed"), None, 1),
+        ev.CallChanged(ROOM, CONF, False, EventId("$call"), None),
+    )
+    script.say(ev.RoomSnapshot(ROOM, members))
+    assert one(script.wait(REREAD_SECONDS + 1), cmd.RequestSnapshot).room_id == ROOM
+    kicked = ev.MembershipChanged(ROOM, ALICE.user_id, ev.Membership.LEAVE, EventId("$kick"), EventId("$join"))
+    assert one(script.say(ev.RoomSnapshot(ROOM, (kicked, *members[1:]))), cmd.CloseLeg).leg == alice
+    assert not of(script.wait(REREAD_SECONDS + 1), cmd.RequestSnapshot)  # nobody is there any more
+
+
+def listing() -> tuple[ev.CallDevice, ...]:
+    return (ev.CallDevice(CONF, ALICE.device_id, SessionId("s"), 1e5, (FOCUS,)),)

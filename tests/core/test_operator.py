@@ -256,6 +256,15 @@ def test_at_the_drains_deadline_everybody_is_told_to_move_and_nobody_comes_back(
     assert of(script.invite(ALICE, "again"), cmd.SendAnswer)
 
 
+def test_at_the_drains_deadline_other_foci_are_told_as_well() -> None:
+    script = Script(Policy(FOCUS, ping_timeout=1e6))
+    script.join(ALICE, "a")
+    assert of(script.list_device(CAROL, active=(OTHER_FOCUS,)), cmd.OpenLeg)
+    told = of(script.say(ev.DrainChanged(True, 5.0)) + script.wait(6), cmd.SendHangup)
+    assert {(hangup.address.to, hangup.reason) for hangup in told} == {(ALICE, "user_busy"), (OTHER_FOCUS, "user_busy")}
+    assert not of(script.wait(60), cmd.OpenLeg)
+
+
 def test_a_drain_that_is_over_before_its_deadline_tells_nobody_to_move() -> None:
     script, _, _ = call_of_two(Policy(FOCUS, ping_timeout=1e6))
     script.say(ev.DrainChanged(True, 10.0))

@@ -1,4 +1,4 @@
-"""Ends in good order and changes at run time: SIGTERM in a call, SIGHUP with a good and a bad file."""
+"""Ends in good order and changes at run time: SIGTERM in a call, SIGHUP with a good and a bad file, overload."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import asyncio
 import json
 import os
 import signal
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
-import aiohttp
 import pytest
 
 from tests.support.calls import Call, Watch
-from tests.support.focus import Deployment, FocusProcess
+from tests.support.focus import Deployment, FocusProcess, guarded
 from tests.support.participant import Participant, RefusedError
 
 pytestmark = pytest.mark.synapse
@@ -35,29 +35,7 @@ async def call(shared_deployment: Deployment) -> AsyncIterator[Call]:
     finally:
         focus.config.write_text(before)
         if focus.exit_code is None:
-            await reloaded(focus)
-
-
-async def logged(focus: FocusProcess, words: str, since: int, within: float = 5.0) -> str:
-    """What it has logged since some length of the log, once these words are in it."""
-    deadline = time.monotonic() + within
-    while words not in (text := focus.log.read_text()[since:]):
-        assert time.monotonic() < deadline, f"{words!r} is not in the log: {text[-1000:]}"
-        await asyncio.sleep(0.02)
-    return text
-
-
-async def reloaded(focus: FocusProcess) -> str:
-    """SIGHUP; what it logs."""
-    since = len(focus.log.read_text())
-    os.kill(focus.pid, signal.SIGHUP)
-    return await logged(focus, "reloaded", since)
-
-
-async def not_ready(focus: FocusProcess) -> list[str]:
-    """Why it does not take new calls."""
-    async with aiohttp.ClientSession() as http, http.get(focus.address + "ready") as response:
-        return list((await response.json())["reasons"])
+            await focus.reload()
 
 
 async def gone(focus: FocusProcess, *participants: Participant) -> list[str | None]:
@@ -73,14 +51,14 @@ async def gone(focus: FocusProcess, *participants: Participant) -> list[str | No
 async def test_at_sigterm_a_call_goes_on_until_the_deadline_and_no_other_begins(call: Call) -> None:
     focus = call.deployment.focus
     focus.edit("drain", deadline=DEADLINE)
-    await reloaded(focus)
+    await focus.reload()
     alice, bob = await call.joined("alice", "bob")
     carol = await call.participant("carol")
     async with Call(call.deployment) as other:
         stranger = await other.participant("stranger")
         began = time.monotonic()
         os.kill(focus.pid, signal.SIGTERM)
-        while not (reasons := await not_ready(focus)):
+        while not (reasons := await focus.not_ready()):
             await asyncio.sleep(0.02)
         assert reasons == ["draining: no new calls are taken"]
         assert not (await info(focus))["accepting"]
@@ -102,10 +80,10 @@ async def info(focus: FocusProcess) -> dict[str, object]:
 async def test_a_second_sigterm_ends_it_at_once(call: Call) -> None:
     focus = call.deployment.focus
     focus.edit("drain", deadline=600)
-    await reloaded(focus)
+    await focus.reload()
     alice, bob = await call.joined("alice", "bob")
     os.kill(focus.pid, signal.SIGTERM)
-    await logged(focus, "draining", 0)
+    await focus.logged("draining")
     await asyncio.sleep(0.3)
     assert focus.exit_code is None
     os.kill(focus.pid, signal.SIGTERM)
@@ -116,7 +94,7 @@ async def test_a_second_sigterm_ends_it_at_once(call: Call) -> None:
 async def test_a_drain_is_over_when_the_last_one_has_left(call: Call) -> None:
     focus = call.deployment.focus
     focus.edit("drain", deadline=600)
-    await reloaded(focus)
+    await focus.reload()
     alice, bob = await call.joined("alice", "bob")
     os.kill(focus.pid, signal.SIGTERM)
     await alice.leave()
@@ -132,7 +110,7 @@ async def test_without_a_call_a_signal_ends_it_at_once_and_sigint_does_so_with_o
 ) -> None:
     focus = call.deployment.focus
     focus.edit("drain", deadline=600)
-    await reloaded(focus)
+    await focus.reload()
     if number is signal.SIGINT:
         await call.joined("alice", "bob")
     os.kill(focus.pid, number)
@@ -150,14 +128,14 @@ async def test_a_good_file_changes_the_running_focus_and_drops_nobody(call: Call
     async with Watch(alice, bob, focus):
         focus.edit("conferences", banned=[mallory.device.user_id], limits={"legs_per_conference": 2})
         focus.edit("media", port=focus.udp_port + 1)
-        said = await reloaded(focus)
+        said = await focus.reload()
         assert "changed: conferences.banned, conferences.limits.legs_per_conference" in said
         assert "these changes need a restart: media.port" in said
         assert await gone(focus, mallory) == ["user_hangup"]
         with pytest.raises(RefusedError, match="user_busy"):
             await call.join(carol)
         focus.edit("conferences", limits={"legs_per_conference": 3})
-        await reloaded(focus)
+        await focus.reload()
         await call.join(carol)
     assert await focus.metric("mautrix_sfu_bounds_hit_total", cause="legs_per_conference") == 1
 
@@ -182,20 +160,63 @@ async def test_a_bad_file_is_refused_with_what_is_wrong_and_the_old_one_stays(
     good = focus.config.read_text()
     async with Watch(alice, bob, focus):
         spoil(focus)
-        said = await reloaded(focus)
+        said = await focus.reload()
         assert "the configuration is not reloaded" in said
         assert problem in said
         assert str(focus.config) in said
         await call.join(await call.participant("carol"))
     focus.config.write_text(good)
-    assert "changed: nothing" in await reloaded(focus)
+    assert "changed: nothing" in await focus.reload()
 
 
 async def test_a_file_that_is_gone_changes_nothing(call: Call, tmp_path: Path) -> None:
     focus = call.deployment.focus
     focus.config.rename(tmp_path / "away.yaml")
     try:
-        assert "no such file" in await reloaded(focus)
+        assert "no such file" in await focus.reload()
     finally:
         (tmp_path / "away.yaml").rename(focus.config)
     assert focus.exit_code is None
+
+
+# ---------------------------------------------------------------- overload
+
+# Datagrams that nobody asked for: each costs the media thread a look.
+FLOOD = """
+import socket, sys, time
+out = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+out.connect(("127.0.0.1", int(sys.argv[1])))
+while True:
+    for _ in range(300):
+        out.send(bytes(100))
+    time.sleep(0.01)
+"""
+
+
+async def test_an_overloaded_media_thread_refuses_newcomers_and_serves_those_who_are_there(call: Call) -> None:
+    focus = call.deployment.focus
+    alice, bob, dave = await call.joined("alice", "bob", "dave")
+    carol = await call.participant("carol")
+    focus.edit("overload", media_cpu=0.05)
+    await focus.reload()
+    assert await focus.not_ready() == []  # the call alone is no overload
+    before = await focus.metric("mautrix_sfu_bounds_hit_total", cause="overload_media_cpu")
+    async with Watch(alice, bob, focus):
+        flood = await asyncio.create_subprocess_exec(*guarded([sys.executable, "-c", FLOOD, str(focus.udp_port)]))
+        try:
+            async with asyncio.timeout(15):
+                while await focus.not_ready() != ["overload: no new connections are taken (media_cpu)"]:
+                    await asyncio.sleep(0.1)
+            with pytest.raises(RefusedError, match="user_busy"):
+                await call.join(carol)
+            await call.join(dave)  # who is there may call again
+            await dave.subscribe_to(alice)
+            await dave.until(lambda: dave.video_of(alice).key_frames, what="media after calling again")
+        finally:
+            flood.kill()
+            await flood.wait()
+        async with asyncio.timeout(20):
+            while await focus.not_ready():
+                await asyncio.sleep(0.1)
+        await call.join(carol)
+    assert await focus.metric("mautrix_sfu_bounds_hit_total", cause="overload_media_cpu") == before + 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import signal
 import socket
@@ -90,6 +91,24 @@ class FocusProcess:
         config[section] = {**config.get(section, {}), **options}
         with self.config.open("w") as file:
             yaml.dump(config, file)
+
+    async def reload(self) -> str:
+        """Have it read its configuration again; what it logs of that."""
+        since = len(self.log.read_text(errors="replace"))
+        os.kill(self.pid, signal.SIGHUP)
+        return await self.logged("reloaded", since)
+
+    async def logged(self, words: str, since: int = 0, within: float = 10.0) -> str:
+        """What it has logged from some length of the log on, once these words are in it."""
+        async with asyncio.timeout(within):
+            while words not in (text := self.log.read_text(errors="replace")[since:]):
+                await asyncio.sleep(0.02)
+        return text
+
+    async def not_ready(self) -> list[str]:
+        """Why it does not take new calls; nothing: it does."""
+        async with aiohttp.ClientSession() as http, http.get(self.address + "ready") as response:
+            return list((await response.json())["reasons"])
 
     async def start(self) -> None:
         """Start it and wait until it says that it is ready; raises RuntimeError with its log."""
