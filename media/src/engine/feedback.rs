@@ -55,7 +55,7 @@ impl Engine {
                 }
                 Packet::PictureLoss { media } => self.on_picture_loss(key, media),
                 Packet::FullIntra { entries } => entries.for_each(|media| self.on_picture_loss(key, media)),
-                Packet::TransportCc | Packet::Remb | Packet::Goodbye | Packet::Other => {} // the seam of `bwe`
+                Packet::TransportCc { .. } | Packet::Remb { .. } | Packet::Goodbye | Packet::Other => {} // the seam of `bwe`
             }
         }
     }

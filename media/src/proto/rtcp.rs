@@ -49,9 +49,15 @@ pub enum Packet<'a> {
         entries: FullIntraEntries<'a>,
     },
     /// Transport-wide feedback (draft-holmer-rmcat-transport-wide-cc-extensions-01).
-    TransportCc,
+    TransportCc {
+        /// From its base sequence number on, see [`super::transport_cc::Feedback`].
+        body: &'a [u8],
+    },
     /// REMB (draft-alvestrand-rmcat-remb).
-    Remb,
+    Remb {
+        /// What the receiver thinks it can take.
+        bits_per_second: u64,
+    },
     /// BYE.
     Goodbye,
     /// Anything else, or a known one that is too short.
@@ -112,10 +118,13 @@ fn parse_packet(count: u8, kind: u8, packet: &[u8]) -> Option<Packet<'_>> {
         },
         (RECEIVER_REPORT, _) => Packet::ReceiverReport { blocks: Blocks::new(packet.get(8..)?, count) },
         (TRANSPORT_FEEDBACK, 1) => Packet::Nack { media: u32_at(packet, 8)?, lost: Lost::new(packet.get(12..)?) },
-        (TRANSPORT_FEEDBACK, 15) => Packet::TransportCc,
+        (TRANSPORT_FEEDBACK, 15) => Packet::TransportCc { body: packet.get(12..)? },
         (PAYLOAD_FEEDBACK, 1) => Packet::PictureLoss { media: u32_at(packet, 8)? },
         (PAYLOAD_FEEDBACK, 4) => Packet::FullIntra { entries: FullIntraEntries(packet.get(12..)?) },
-        (PAYLOAD_FEEDBACK, 15) if packet.get(12..16) == Some(b"REMB") => Packet::Remb,
+        (PAYLOAD_FEEDBACK, 15) if packet.get(12..16) == Some(b"REMB") => {
+            let rate = u32_at(packet, 16)? & 0xff_ffff;
+            Packet::Remb { bits_per_second: u64::from(rate & 0x3_ffff).saturating_mul(1 << (rate >> 18).min(40)) }
+        }
         (GOODBYE, _) => Packet::Goodbye,
         _ => Packet::Other,
     })
@@ -318,7 +327,7 @@ mod tests {
         write_picture_loss(&mut out, 1, 77);
         write_remb(&mut out, 1, 5_000_000, &[7, 8]);
         let packets: Vec<_> = parse(&out).collect();
-        let [sr, Packet::Other, rr, pli, Packet::Remb] = &packets[..] else { panic!("{packets:?}") };
+        let [sr, Packet::Other, rr, pli, Packet::Remb { .. }] = &packets[..] else { panic!("{packets:?}") };
         assert_eq!(*pli, Packet::PictureLoss { media: 77 });
         let Packet::SenderReport { ssrc: 1, ntp, rtp: 4, blocks } = sr else { panic!("{sr:?}") };
         assert_eq!((*ntp, blocks.clone().count()), (2 << 32 | 3, 0));

@@ -1,5 +1,6 @@
 //! Transport-wide congestion control: arrivals in, feedback bodies out (draft-holmer-rmcat-transport-wide-cc-extensions-01).
 
+use super::{u16_at, u32_at};
 use crate::time::Time;
 
 /// Most arrivals that wait for a feedback; more than a leg can send in 100 ms.
@@ -127,56 +128,83 @@ fn write_chunks(body: &mut Vec<u8>, mut statuses: &[Status]) {
     }
 }
 
-/// Reads a feedback body: (sequence number, arrival in microseconds if it arrived); for tests.
-#[cfg(test)]
-pub(crate) fn read(body: &[u8]) -> Vec<(u16, Option<u64>)> {
-    let word = |at: usize| u16::from_be_bytes([body[at], body[at + 1]]);
-    let (base, count) = (word(0), usize::from(word(2)));
-    let mut clock = i64::from(u32::from_be_bytes([0, body[4], body[5], body[6]])) * REFERENCE_UNIT as i64;
-    let (mut at, mut statuses) = (8, Vec::new());
-    while statuses.len() < count {
-        let chunk = word(at);
-        at += 2;
-        if chunk & 0x8000 == 0 {
-            statuses.extend(std::iter::repeat_n(chunk >> 13 & 3, usize::from(chunk & 0x1fff)));
-        } else {
-            assert_eq!(chunk & 0x4000, 0x4000, "two-bit vectors only");
-            statuses.extend((0..7).map(|n| chunk >> (12 - 2 * n) & 3));
+/// What a peer reports of packets sent to it: one packet at a time, in order of their sequence numbers.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Feedback<'a> {
+    chunks: &'a [u8],
+    deltas: &'a [u8],
+    chunk: u16,
+    symbols: u16, // that are left of the present chunk
+    seq: u16,
+    left: u16,
+    clock: i64,
+}
+
+impl<'a> Feedback<'a> {
+    /// Reads a feedback body, from its base sequence number on; `None` if it is cut short.
+    pub fn parse(body: &'a [u8]) -> Option<Self> {
+        let (seq, left) = (u16_at(body, 0)?, u16_at(body, 2)?);
+        let reference = u32_at(body, 4)? >> 8;
+        let chunks = body.get(8..)?;
+        let (mut covered, mut length) = (0u32, 0);
+        while covered < u32::from(left) {
+            covered += match u16_at(chunks, length)? {
+                run if run & 0x8000 == 0 => u32::from(run & 0x1fff),
+                vector if vector & 0x4000 == 0 => 14,
+                _ => 7,
+            };
+            length += 2;
         }
+        let (chunks, deltas) = chunks.split_at_checked(length)?;
+        let clock = i64::from(reference) * REFERENCE_UNIT as i64;
+        Some(Self { chunks, deltas, chunk: 0, symbols: 0, seq, left, clock })
     }
-    statuses.truncate(count);
-    let mut read = Vec::new();
-    for (n, status) in statuses.into_iter().enumerate() {
-        let seq = base.wrapping_add(n as u16);
-        let delta = match status {
-            0 => None,
-            1 => {
-                at += 1;
-                Some(i64::from(body[at - 1]))
-            }
-            _ => {
-                at += 2;
-                Some(i64::from(word(at - 2) as i16))
-            }
+
+    fn symbol(&mut self) -> Option<u16> {
+        while self.symbols == 0 {
+            self.chunk = u16_at(self.chunks, 0)?;
+            self.chunks = &self.chunks[2..];
+            self.symbols = match self.chunk {
+                run if run & 0x8000 == 0 => run & 0x1fff,
+                vector if vector & 0x4000 == 0 => 14,
+                _ => 7,
+            };
+        }
+        self.symbols -= 1;
+        Some(match self.chunk {
+            run if run & 0x8000 == 0 => run >> 13 & 3,
+            vector if vector & 0x4000 == 0 => vector >> self.symbols & 1,
+            vector => vector >> (2 * self.symbols) & 3,
+        })
+    }
+}
+
+impl Iterator for Feedback<'_> {
+    /// Sequence number; microseconds on a clock of the peer's, if it arrived.
+    type Item = (u16, Option<i64>);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.left = self.left.checked_sub(1)?;
+        let seq = self.seq;
+        self.seq = seq.wrapping_add(1);
+        let (delta, length) = match self.symbol()? {
+            1 => (i64::from(*self.deltas.first()?), 1),
+            2 => (i64::from(u16_at(self.deltas, 0)? as i16), 2),
+            _ => return Some((seq, None)),
         };
-        read.push((
-            seq,
-            delta.map(|delta| {
-                clock += delta * DELTA_UNIT;
-                clock as u64
-            }),
-        ));
+        self.deltas = &self.deltas[length..];
+        self.clock += delta * DELTA_UNIT;
+        Some((seq, Some(self.clock)))
     }
-    read
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn drain(recorder: &mut Recorder) -> Vec<(u16, Option<u64>)> {
+    fn drain(recorder: &mut Recorder) -> Vec<(u16, Option<i64>)> {
         let mut all = Vec::new();
-        recorder.drain(|body| all.extend(read(body)));
+        recorder.drain(|body| all.extend(Feedback::parse(body).unwrap()));
         all
     }
 
@@ -229,5 +257,21 @@ mod tests {
         let mut bytes = 0;
         recorder.drain(|body| bytes += body.len());
         assert!(bytes <= MAX_FEEDBACKS * 1200);
+    }
+
+    #[test]
+    fn short_vectors_of_one_bit_are_read() {
+        let body = [0, 9, 0, 5, 0, 0, 1, 0, 0xa8 | 0x80, 0, 4, 8, 12];
+        let read: Vec<_> = Feedback::parse(&body).unwrap().collect();
+        assert_eq!(read, [(9, Some(65_000)), (10, None), (11, Some(67_000)), (12, None), (13, None)]);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn whatever_a_peer_reports_is_bounded_by_its_count(body in proptest::collection::vec(0u8.., 0..200)) {
+            if let Some(feedback) = Feedback::parse(&body) {
+                proptest::prop_assert!(feedback.count() <= usize::from(u16::MAX));
+            }
+        }
     }
 }

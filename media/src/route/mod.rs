@@ -1,7 +1,9 @@
 //! The rules of the packet path, one mechanism a module: what the engine applies to tracks and forwards.
 
+pub mod bandwidth;
 pub mod cache;
 pub mod history;
+pub mod delay;
 pub mod key_frames;
 pub mod layers;
 pub mod missing;
@@ -9,5 +11,6 @@ pub mod packet;
 pub mod policer;
 pub mod reception;
 pub mod rewrite;
+pub mod sent;
 pub mod speaker;
 pub mod template;

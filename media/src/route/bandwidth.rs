@@ -1,0 +1,526 @@
+//! What the way to one peer can carry, by the peer's feedback: delay, loss, what arrives, and probes.
+
+use std::collections::VecDeque;
+
+use super::delay::{Delay, Usage};
+use super::sent::{Sent, SentPackets};
+use crate::time::{MILLISECOND, SECOND, Time};
+
+/// What is assumed of a peer whose feedback begins, if no more has arrived already. Bits per second, as all rates here.
+const START: f64 = 2_000_000.0;
+/// So long after the first feedback what arrives counts fully.
+const STARTUP: u64 = 2 * SECOND;
+/// An estimate is never below: a voice.
+const FLOOR: f64 = 40_000.0;
+/// Nor above.
+const CEILING: f64 = 200_000_000.0;
+/// Of what arrives, after a queue grew.
+const BACK_OFF: f64 = 0.85;
+/// The estimate grows by so much in a second, as long as it is used.
+const GROWTH: f64 = 1.08;
+/// An estimate grows by itself only to so many times what arrives.
+const REACH: f64 = 1.5;
+/// Of lost packets, above which the way is taken to be too narrow: less is what radio does.
+const LOSS: f64 = 0.15;
+/// Loss is that of so many packets, or so many seconds where they are few.
+const LOSS_SPAN: (f64, f64) = (150.0, 3.0);
+/// With packets that wait so much longer than at best, less loss says the same: the queue is full.
+const FULL: (u64, f64) = (60 * MILLISECOND, 0.05);
+/// What arrived in this time says how much arrives.
+const ARRIVALS: i64 = 300 * MILLISECOND as i64;
+/// IP and UDP around each packet.
+const OVERHEAD: u16 = 28;
+/// How often `probe_due` is asked.
+const TICK: u64 = 10 * MILLISECOND;
+/// A probe lasts so long.
+const PROBE: u64 = 50 * MILLISECOND;
+/// A probe that is not reported on within this time has failed.
+const PROBE_PATIENCE: u64 = 2 * SECOND;
+/// Least and longest pause between two probes: doubled with each that failed.
+const PROBE_PAUSE: (u64, u64) = (500 * MILLISECOND, 5 * SECOND);
+/// After a queue grew, no probe for so long.
+const PROBE_CALM: u64 = 2 * SECOND;
+/// A probe sends up to so many times the estimate.
+const PROBE_STEP: f64 = 2.0;
+
+/// More than is known to fit, sent for a moment.
+#[derive(Debug)]
+struct Probe {
+    number: u8,
+    rate: f64,
+    since: Time,
+    newest: Time,               // when its last packet left
+    sent: u64,                  // bytes, as are those below
+    total: u64,                 // that arrived
+    first: Option<(Time, i64)>, // its first chunk: when sent, when all of it had arrived
+    later: u64,                 // that arrived of the other chunks
+    last: Option<(Time, i64)>,
+    last_chunk: u64,
+}
+
+/// The estimate for one peer.
+#[derive(Default)]
+pub struct Bandwidth {
+    sent: Option<SentPackets>,
+    delay: Delay,
+    estimate: Option<f64>,
+    since: Time, // the first feedback
+    updated: Time,
+    decreased: Option<Time>,
+    arrivals: VecDeque<(i64, u32)>,
+    arrived: u64, // bytes in `arrivals`
+    loss: f64,
+    receiver: Option<u64>, // its own word: REMB
+    wanted: f64,
+    probe: Option<Probe>,
+    probes: u8,
+    probe_next: Time,
+    probe_pause: u64,
+}
+
+impl Bandwidth {
+    /// Bits per second that may be sent; `None` while nothing is known.
+    pub fn available(&self) -> Option<u64> {
+        let receiver = self.receiver.map(|receiver| receiver as f64);
+        let known = self.estimate.into_iter().chain(receiver.filter(|_| self.estimate.is_none()));
+        known.reduce(f64::min).map(|estimate| estimate as u64)
+    }
+
+    /// What a peer that gives no better feedback says that it can take.
+    pub fn on_receiver_estimate(&mut self, bits_per_second: u64) {
+        self.receiver = Some(bits_per_second.max(FLOOR as u64));
+    }
+
+    /// What would be sent if there were room for all of it, in bits per second; zero: all of it is.
+    pub fn want(&mut self, bits_per_second: u64) {
+        self.wanted = bits_per_second as f64;
+    }
+
+    /// Takes note of a packet that leaves now.
+    pub fn on_sent(&mut self, now: Time, seq: u16, bytes: usize) {
+        let Some(sent) = &mut self.sent else { return };
+        let probe = self.probe.as_mut().filter(|probe| now.since(probe.since) < PROBE);
+        let number = probe.map_or(0, |probe| {
+            probe.sent += bytes as u64;
+            probe.newest = now;
+            probe.number
+        });
+        let bytes = u16::try_from(bytes).unwrap_or(u16::MAX).saturating_add(OVERHEAD);
+        sent.push(seq, Sent { at: now, bytes, probe: number });
+    }
+
+    /// Takes a feedback: for each packet its number and, if it arrived, when on the peer's clock.
+    pub fn on_feedback(&mut self, now: Time, reports: impl Iterator<Item = (u16, Option<i64>)>, round_trip: u64) {
+        let Some(sent) = &mut self.sent else {
+            // From now on there is something to hold its feedback against.
+            self.sent = Some(SentPackets::default());
+            (self.since, self.updated) = (now, now);
+            self.probe_pause = PROBE_PAUSE.0;
+            return;
+        };
+        let (mut arrived, mut lost) = (0u32, 0u32);
+        for (seq, arrival) in reports {
+            let Some(arrival) = arrival else {
+                lost += u32::from(sent.peek(seq).is_some());
+                continue;
+            };
+            let Some(packet) = sent.take(seq) else { continue };
+            arrived += 1;
+            self.arrivals.push_back((arrival, u32::from(packet.bytes)));
+            self.arrived += u64::from(packet.bytes);
+            match &mut self.probe {
+                Some(probe) if packet.probe == probe.number => probe.on_arrival(packet, arrival),
+                _ if packet.probe == 0 => self.delay.on_packet(packet.at.micros() as i64, arrival),
+                _ => {}
+            }
+        }
+        self.trim();
+        let passed = now.since(self.updated).min(SECOND) as f64 / SECOND as f64;
+        self.updated = now;
+        let reported = arrived + lost;
+        if reported > 0 {
+            let weight = (f64::from(reported) / LOSS_SPAN.0).max(passed / LOSS_SPAN.1).min(0.5);
+            self.loss += weight * (f64::from(lost) / f64::from(reported) - self.loss);
+        }
+        self.update(now, passed, round_trip);
+        self.finish_probe(now);
+    }
+
+    fn trim(&mut self) {
+        let newest = self.arrivals.iter().map(|(at, _)| *at).max().unwrap_or(0);
+        while let Some(&(at, bytes)) = self.arrivals.front().filter(|(at, _)| newest - at > ARRIVALS) {
+            debug_assert!(at <= newest);
+            self.arrived -= u64::from(bytes);
+            self.arrivals.pop_front();
+        }
+    }
+
+    /// Bits per second that arrive.
+    fn arriving(&self) -> Option<f64> {
+        let (oldest, first) = *self.arrivals.front()?;
+        let span = (self.arrivals.back()?.0 - oldest) as f64;
+        let bytes = self.arrived - u64::from(first);
+        (span >= ARRIVALS as f64 / 3.0).then(|| bytes as f64 * 8.0 * SECOND as f64 / span)
+    }
+
+    fn update(&mut self, now: Time, passed: f64, round_trip: u64) {
+        let arriving = self.arriving();
+        let reach = arriving.map_or(0.0, |arriving| arriving * REACH);
+        let Some(estimate) = self.estimate else {
+            if arriving.is_some() {
+                self.estimate = Some(START.max(reach));
+            }
+            return;
+        };
+        let calm = self.decreased.is_none_or(|at| now.since(at) > round_trip + 200 * MILLISECOND);
+        let probing = self.probe.is_some();
+        let full = self.delay.queueing() > FULL.0 && self.loss > FULL.1;
+        let usage = if full { Usage::Over } else { self.delay.usage() };
+        let estimate = match (usage, arriving) {
+            (Usage::Over, Some(arriving)) if calm && !probing => {
+                self.back_off(now);
+                estimate.min(BACK_OFF * arriving)
+            }
+            (Usage::Normal, Some(arriving)) if self.loss > LOSS && calm && !probing => {
+                self.back_off(now);
+                estimate.min((estimate * (1.0 - self.loss / 2.0)).max(arriving))
+            }
+            (Usage::Normal, _) if now.since(self.since) < STARTUP && self.decreased.is_none() => estimate.max(reach),
+            (Usage::Normal, _) if self.loss < LOSS / 2.0 && estimate < reach => {
+                (estimate * GROWTH.powf(passed)).min(reach)
+            }
+            _ => estimate,
+        };
+        self.estimate = Some(estimate.clamp(FLOOR, CEILING));
+    }
+
+    fn back_off(&mut self, now: Time) {
+        self.decreased = Some(now);
+        self.loss /= 2.0; // what is lost from here on counts
+        self.probe_next = self.probe_next.max(now + PROBE_CALM);
+    }
+
+    // ------------------------------------------------------------ probes
+
+    /// Bytes of padding that should leave now, because more might fit than is known. Asked at every tick.
+    pub fn probe_due(&mut self, now: Time) -> usize {
+        let Some(estimate) = self.estimate else { return 0 };
+        if let Some(probe) = &mut self.probe {
+            let elapsed = now.since(probe.since);
+            if elapsed >= PROBE {
+                if elapsed > PROBE_PATIENCE {
+                    self.probe = None;
+                    self.probe_failed(now);
+                }
+                return 0;
+            }
+            return probe.due(now);
+        }
+        let recent = now.since(self.updated) < SECOND; // what was found when something was still sent
+        let narrow = recent && (self.delay.usage() != Usage::Normal || self.loss > LOSS);
+        if self.wanted <= estimate || now < self.probe_next || narrow {
+            return 0;
+        }
+        self.probes = self.probes % u8::MAX + 1;
+        let rate = (PROBE_STEP * estimate).min(1.2 * self.wanted).max(1.2 * estimate);
+        let (first, last) = (None, None);
+        let probe = Probe {
+            number: self.probes,
+            rate,
+            since: now,
+            newest: now,
+            sent: 0,
+            total: 0,
+            first,
+            later: 0,
+            last,
+            last_chunk: 0,
+        };
+        self.probe.insert(probe).due(now)
+    }
+
+    fn finish_probe(&mut self, now: Time) {
+        let done = |probe: &mut Probe| now.since(probe.since) >= PROBE && probe.is_reported();
+        let Some(probe) = self.probe.take_if(done) else { return };
+        let (Some(estimate), Some(rate)) = (self.estimate, probe.result()) else { return self.probe_failed(now) };
+        // The queue that it made says nothing of the queue that there is without it.
+        self.delay.reset();
+        if rate < 1.1 * estimate {
+            return self.probe_failed(now);
+        }
+        self.estimate = Some((0.95 * rate).clamp(estimate, CEILING));
+        self.probe_pause = PROBE_PAUSE.0;
+        self.probe_next = now + self.probe_pause;
+    }
+
+    fn probe_failed(&mut self, now: Time) {
+        self.probe_pause = (2 * self.probe_pause).clamp(PROBE_PAUSE.0, PROBE_PAUSE.1);
+        self.probe_next = now + self.probe_pause;
+    }
+
+    /// Of packets lately, how many got lost: 0 to 1.
+    pub fn loss(&self) -> f64 {
+        self.loss
+    }
+}
+
+impl Probe {
+    /// Bytes that are to leave now, at a tick: those up to the next.
+    fn due(&self, now: Time) -> usize {
+        let until = now.since(self.since) + TICK;
+        let bytes = self.rate * until as f64 / SECOND as f64 / 8.0;
+        (bytes as u64).saturating_sub(self.sent) as usize
+    }
+
+    fn on_arrival(&mut self, packet: Sent, arrival: i64) {
+        self.total += u64::from(packet.bytes);
+        let (first, _) = *self.first.get_or_insert((packet.at, arrival));
+        if packet.at == first {
+            self.first = Some((first, arrival)); // the end of the first chunk
+        } else {
+            self.later += u64::from(packet.bytes);
+        }
+        if self.last.is_none_or(|(last, _)| packet.at > last) {
+            self.last_chunk = 0;
+        }
+        self.last_chunk += u64::from(packet.bytes);
+        self.last = Some((packet.at, self.last.map_or(arrival, |(_, last)| last.max(arrival))));
+    }
+
+    fn is_reported(&self) -> bool {
+        self.last.is_some_and(|(last, _)| last >= self.newest)
+    }
+
+    /// Bits per second that got through, at most what was sent.
+    fn result(&self) -> Option<f64> {
+        let ((first_sent, first_arrival), (last_sent, last_arrival)) = (self.first?, self.last?);
+        let sending = last_sent.since(first_sent) as f64;
+        let arriving = (last_arrival - first_arrival) as f64;
+        if sending <= 0.0 || arriving <= 0.0 || self.total * 10 < self.sent * 8 {
+            return None;
+        }
+        let rate = |bytes: u64, span: f64| bytes as f64 * 8.0 * SECOND as f64 / span;
+        let sent = rate(self.total - self.last_chunk, sending);
+        Some(sent.min(rate(self.later, arriving)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PACKET: usize = 1100;
+    const PADDING: usize = 280;
+
+    /// A link behind which a peer reports every 50 ms, and a sender that never sends more than it may.
+    struct Link {
+        now: Time,
+        bandwidth: Bandwidth,
+        rate: f64,  // of the link
+        queue: u64, // microseconds that may wait
+        free: u64,  // when the link has nothing to send
+        way: u64,   // microseconds, one way
+        loses: fn(u64) -> bool,
+        jitter: fn(u64) -> u64,
+        seq: u16,
+        sent: u64,
+        arrivals: Vec<(u16, i64)>,
+        reported: u16,
+        waited: u64, // longest in the queue lately
+        credit: f64,
+    }
+
+    impl Link {
+        fn new(rate: f64) -> Self {
+            Self {
+                now: Time::from_micros(SECOND),
+                bandwidth: Bandwidth::default(),
+                rate,
+                queue: 200 * MILLISECOND,
+                free: 0,
+                way: 25 * MILLISECOND,
+                loses: |_| false,
+                jitter: |_| 0,
+                seq: 0,
+                sent: 0,
+                arrivals: Vec::new(),
+                reported: 0,
+                waited: 0,
+                credit: 0.0,
+            }
+        }
+
+        fn send(&mut self, bytes: usize) {
+            let at = self.now.micros();
+            self.bandwidth.on_sent(self.now, self.seq, bytes);
+            let waits = self.free.saturating_sub(at);
+            if waits <= self.queue && !(self.loses)(self.sent) {
+                let takes = (bytes as f64 * 8.0 / self.rate * SECOND as f64) as u64;
+                self.free = self.free.max(at) + takes;
+                self.waited = self.waited.max(waits);
+                let arrival = self.free + self.way + (self.jitter)(self.sent);
+                self.arrivals.push((self.seq, arrival as i64));
+            }
+            self.seq = self.seq.wrapping_add(1);
+            self.sent += 1;
+        }
+
+        /// Frames at 30 a second of the highest of `layers` that fits, as a focus sends them.
+        fn run(&mut self, seconds: f64, layers: &[f64]) {
+            let end = self.now + (seconds * SECOND as f64) as u64;
+            let best = layers.iter().copied().fold(0.0, f64::max);
+            let mut tick = 0u64;
+            while self.now < end {
+                self.now = self.now + TICK;
+                tick += 1;
+                let available = self.bandwidth.available().map_or(f64::MAX, |available| available as f64);
+                let fitting = layers.iter().copied().filter(|layer| *layer <= available);
+                let fits = fitting.reduce(f64::max).unwrap_or(0.0);
+                self.bandwidth.want(if fits < best { (best * 1.1) as u64 } else { 0 });
+                self.credit += fits * TICK as f64 / SECOND as f64 / 8.0;
+                if tick % 3 == 0 {
+                    while self.credit >= PACKET as f64 {
+                        self.credit -= PACKET as f64;
+                        self.send(PACKET);
+                    }
+                }
+                if tick % 2 == 0 {
+                    self.send(100); // a voice
+                }
+                let mut padding = self.bandwidth.probe_due(self.now);
+                while padding > 0 {
+                    let bytes = padding.min(PADDING);
+                    padding -= bytes;
+                    self.send(bytes);
+                }
+                if tick % 5 == 0 {
+                    self.report();
+                }
+            }
+        }
+
+        fn report(&mut self) {
+            let now = self.now.micros() as i64 - self.way as i64; // the report needs its time, too
+            let mut due: Vec<_> = self.arrivals.extract_if(.., |(_, at)| *at <= now).collect();
+            due.sort_unstable_by_key(|(seq, _)| seq.wrapping_sub(self.reported));
+            let Some((last, _)) = due.last().copied() else { return };
+            let mut reports = Vec::new();
+            for offset in 0..=last.wrapping_sub(self.reported) {
+                let seq = self.reported.wrapping_add(offset);
+                reports.push((seq, due.iter().find(|(known, _)| *known == seq).map(|(_, at)| *at)));
+            }
+            self.reported = last.wrapping_add(1);
+            self.bandwidth.on_feedback(self.now, reports.into_iter(), 2 * self.way);
+        }
+
+        fn available(&self) -> f64 {
+            self.bandwidth.available().unwrap() as f64
+        }
+    }
+
+    const CAMERA: [f64; 3] = [120_000.0, 450_000.0, 1_700_000.0];
+
+    #[test]
+    fn a_wide_way_never_holds_a_camera_back() {
+        let mut link = Link::new(20_000_000.0);
+        for _ in 0..30 {
+            link.run(1.0, &CAMERA);
+            assert!(link.available() >= CAMERA[2], "{}", link.available());
+        }
+    }
+
+    #[test]
+    fn a_link_that_narrows_is_noticed_and_one_that_widens_used_again() {
+        let mut link = Link::new(3_000_000.0);
+        link.run(10.0, &CAMERA);
+        assert!(link.available() >= CAMERA[2]);
+        link.rate = 500_000.0;
+        link.run(2.0, &CAMERA);
+        assert!((200_000.0..=520_000.0).contains(&link.available()), "{}", link.available());
+        link.run(3.0, &CAMERA);
+        link.waited = 0;
+        link.run(10.0, &CAMERA);
+        assert!((CAMERA[0]..=REACH * 550_000.0).contains(&link.available()), "{}", link.available());
+        link.rate = 3_000_000.0;
+        link.run(10.0, &CAMERA);
+        assert!(link.available() >= CAMERA[2], "{}", link.available());
+    }
+
+    #[test]
+    fn a_very_narrow_link_keeps_its_voice() {
+        let mut link = Link::new(3_000_000.0);
+        link.run(5.0, &CAMERA);
+        link.rate = 150_000.0;
+        link.run(5.0, &CAMERA);
+        let mut held = 0;
+        for _ in 0..20 {
+            link.run(1.0, &CAMERA);
+            held += u32::from(link.available() <= 180_000.0);
+        }
+        assert!(held >= 16, "{held} of 20 s");
+        link.rate = 3_000_000.0;
+        link.run(10.0, &CAMERA);
+        assert!(link.available() >= CAMERA[2], "{}", link.available());
+    }
+
+    #[test]
+    fn loss_that_no_queue_explains_holds_nothing_back() {
+        for (loses, percent) in [(five as fn(u64) -> bool, 5), (ten, 10)] {
+            let mut link = Link::new(20_000_000.0);
+            link.loses = loses;
+            link.run(30.0, &CAMERA);
+            assert!(link.available() >= CAMERA[2], "{percent} %: {}", link.available());
+        }
+        fn random(n: u64) -> u64 {
+            (n.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x1234_5678).wrapping_mul(0xbf58_476d_1ce4_e5b9) >> 33
+        }
+        fn five(n: u64) -> bool {
+            random(n) % 20 == 0
+        }
+        fn ten(n: u64) -> bool {
+            random(n) % 10 == 0
+        }
+    }
+
+    #[test]
+    fn jitter_holds_nothing_back() {
+        let mut link = Link::new(20_000_000.0);
+        link.jitter = |n| n * 7919 % 15 * MILLISECOND;
+        link.run(30.0, &CAMERA);
+        assert!(link.available() >= CAMERA[2], "{}", link.available());
+    }
+
+    #[test]
+    fn an_overloaded_link_is_left_within_a_second() {
+        let mut link = Link::new(1_000_000.0);
+        link.run(1.5, &CAMERA);
+        assert!(link.available() < 1_000_000.0, "{}", link.available());
+        link.run(5.0, &CAMERA);
+        link.waited = 0;
+        link.run(10.0, &CAMERA);
+        assert!(link.waited < 150 * MILLISECOND, "{} us in the queue", link.waited);
+    }
+
+    #[test]
+    fn a_receivers_own_word_counts_while_there_is_no_better() {
+        let mut bandwidth = Bandwidth::default();
+        assert_eq!(bandwidth.available(), None);
+        bandwidth.on_receiver_estimate(700_000);
+        assert_eq!(bandwidth.available(), Some(700_000));
+    }
+
+    #[test]
+    fn lies_stay_within_bounds() {
+        let mut bandwidth = Bandwidth::default();
+        for round in 0..1000u64 {
+            let now = Time::from_micros(round * 50_000);
+            bandwidth.on_sent(now, round as u16, usize::MAX);
+            let lies = (0..500u16).map(|n| (n, Some(i64::MAX / 2 - round as i64 * 77_777 * i64::from(n))));
+            bandwidth.on_feedback(now, lies, u64::MAX / 4);
+            bandwidth.want(u64::MAX);
+            assert!(bandwidth.probe_due(now) < 20_000_000);
+        }
+        assert!(bandwidth.available().is_none_or(|available| available as f64 <= CEILING));
+        assert!(bandwidth.arrivals.len() < 2048);
+    }
+}
