@@ -171,6 +171,7 @@ impl PyMediaCore {
                     events.append(("dtls", leg, PyBytes::new(py, &datagram)))?;
                 }
                 Notice::Engine(Event::Speaker(leg, mid)) => events.append(("speaker", leg, mid))?,
+                Notice::Engine(Event::Held(leg, mid, held)) => events.append(("held", leg, mid, held))?,
                 Notice::Engine(Event::Flow(leg, mid, flowing)) => events.append(("flow", leg, mid, flowing))?,
                 Notice::Failed(message) => events.append(("failed", message))?,
             }

@@ -4,7 +4,7 @@ use std::collections::hash_map::Entry;
 
 use super::Engine;
 use super::ice::{Agent, Credentials};
-use super::leg::{Keys, LayerKey, Leg, Outgoing, PayloadType, RemoteReport, Stream, Track, place};
+use super::leg::{Keys, LayerKey, Leg, Limit, Outgoing, PayloadType, RemoteReport, Stream, Track, place};
 use super::plan::{Command, GroupId, Kind, LegId, Payload, Plan, Receive, Transmit};
 use crate::proto::extensions::ExtensionIds;
 use crate::route::cache::{Cache, Repeats};
@@ -202,6 +202,7 @@ impl Engine {
             (Some(index), Some(track)) => {
                 let mut fresh = Track::new(mid.to_owned(), kind, receive);
                 fresh.size = track.size;
+                fresh.first = track.first;
                 fresh.flows = track.flows;
                 fresh.subscribers = std::mem::take(&mut track.subscribers);
                 let subscribers = fresh.subscribers.clone();
@@ -303,6 +304,7 @@ impl Engine {
             source: before.as_ref().and_then(|before| before.source),
             sizes: before.as_ref().map_or_else(Vec::new, |before| before.sizes.clone()),
             current: None,
+            limit: before.as_ref().map_or(Limit::None, |before| before.limit),
             target: before.as_ref().and_then(|before| before.target),
             rewriter: Rewriter::new(resumed(transmit.ssrc, first_index), timestamp_offset),
             cache: Cache::default(),

@@ -5,6 +5,7 @@ use super::leg::{Leg, Outgoing, RemoteReport};
 use super::plan::Kind;
 use crate::proto::extensions::Extension;
 use crate::proto::rtcp::{self, Blocks, MAX_BLOCKS, Packet};
+use crate::proto::transport_cc::Feedback;
 use crate::route::policer::Policer;
 use crate::time::{MILLISECOND, SECOND, Time, WallClock, ntp_span_in_ticks};
 
@@ -55,7 +56,13 @@ impl Engine {
                 }
                 Packet::PictureLoss { media } => self.on_picture_loss(key, media),
                 Packet::FullIntra { entries } => entries.for_each(|media| self.on_picture_loss(key, media)),
-                Packet::TransportCc { .. } | Packet::Remb { .. } | Packet::Goodbye | Packet::Other => {} // the seam of `bwe`
+                Packet::TransportCc { body } => {
+                    let leg = &mut self.legs[key];
+                    let Some(feedback) = Feedback::parse(body) else { continue };
+                    leg.bandwidth.on_feedback(now, feedback, leg.round_trip.unwrap_or(DEFAULT_ROUND_TRIP));
+                }
+                Packet::Remb { bits_per_second } => self.legs[key].bandwidth.on_receiver_estimate(bits_per_second),
+                Packet::Goodbye | Packet::Other => {}
             }
         }
     }

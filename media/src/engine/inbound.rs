@@ -16,6 +16,9 @@ use crate::time::Time;
 /// Most sources of one leg: twenty cameras in three layers with repairs, and twenty microphones.
 const MAX_STREAMS: usize = 256;
 
+/// Around a payload on its way to a subscriber: IP, UDP, RTP with extensions, SRTP's tag.
+const WRAPPING: usize = 28 + 12 + 24 + 16;
+
 /// The header extensions of one packet.
 #[derive(Default)]
 struct Scanned<'a> {
@@ -248,6 +251,7 @@ impl Engine {
             let layer = &mut track.layers[place.layer];
             let before = (layer.flow.flows(newest), layer.flow.measured());
             let begins = layer.flow.on_packet(packet.timestamp, packet.key_frame, now);
+            layer.meter.on_bytes(packet.payload.len() + WRAPPING, now);
             reselect = before != (true, layer.flow.measured());
             if begins {
                 let siblings = track.layers.iter_mut().enumerate().filter(|(index, _)| *index != place.layer);

@@ -7,10 +7,12 @@ use super::ice::Agent;
 use super::plan::{GroupId, Kind, LegId, Receive, Transmit};
 use crate::proto::extensions::ExtensionIds;
 use crate::proto::transport_cc::Recorder;
+use crate::route::bandwidth::Bandwidth;
 use crate::route::cache::{Cache, Repeats};
 use crate::route::history::History;
 use crate::route::key_frames::KeyFrames;
 use crate::route::layers::{Choice, Flow, Size, choose};
+use crate::route::meter::Meter;
 use crate::route::missing::Missing;
 use crate::route::packet::Codec;
 use crate::route::policer::Policer;
@@ -96,6 +98,8 @@ pub struct Layer {
     pub flow: Flow,
     /// It flowed when that was last looked at.
     pub flowed: bool,
+    /// How much it sends.
+    pub meter: Meter,
     /// Holes in its sequence (video).
     pub missing: Missing,
     /// Wishes for key frames.
@@ -128,6 +132,8 @@ pub struct Track {
     pub receive: Receive,
     /// Its layers, highest first.
     pub layers: Vec<Layer>,
+    /// It comes before others where a link is narrow: a screen share.
+    pub first: bool,
     /// Full size of the picture by the publisher's metadata.
     pub size: Option<Size>,
     /// When the last packet with media came.
@@ -143,7 +149,17 @@ impl Track {
     pub fn new(mid: String, kind: Kind, receive: Receive) -> Self {
         let count = receive.rids.len().clamp(1, MAX_LAYERS);
         let layers = std::iter::repeat_with(Layer::default).take(count).collect();
-        Self { mid, kind, receive, layers, size: None, newest: None, flows: false, subscribers: Vec::new() }
+        Self {
+            mid,
+            kind,
+            receive,
+            layers,
+            first: false,
+            size: None,
+            newest: None,
+            flows: false,
+            subscribers: Vec::new(),
+        }
     }
 
     /// The layer of a rid; a track with one layer needs none.
@@ -181,6 +197,18 @@ impl RemoteReport {
     }
 }
 
+/// How much of a picture a subscriber's link leaves room for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Limit {
+    /// What is wished.
+    #[default]
+    None,
+    /// No larger layer than this.
+    Layer(usize),
+    /// Nothing: it is held back until there is room.
+    Held,
+}
+
 /// One stream that is sent to a leg: all that is sent on a line, or one layer of a simulcast.
 #[derive(Debug)]
 pub struct Outgoing {
@@ -199,6 +227,8 @@ pub struct Outgoing {
     pub sizes: Vec<Option<Size>>,
     /// The layer it gets, and that layer's epoch.
     pub current: Option<(usize, u32)>,
+    /// What its leg's link leaves room for.
+    pub limit: Limit,
     /// The layer it should get.
     pub target: Option<usize>,
     /// Sequence numbers, timestamps and picture ids.
@@ -226,11 +256,24 @@ impl Outgoing {
     pub fn choose(&self, track: &Track, choices: &[Choice]) -> Option<usize> {
         let mut chosen = self.sizes.iter().filter_map(|size| choose(choices, *size));
         match self.layer {
-            None => chosen.min(), // the highest serves all
+            None => chosen.min(), // the highest serves all: `fitting` holds it against the link
             Some(place) => {
                 let named = track.receive.rids.iter().position(|rid| Some(rid) == self.transmit.rid.as_ref());
                 let own = named.unwrap_or(place);
                 chosen.find(|chosen| *chosen == own)
+            }
+        }
+    }
+
+    /// What `choose` gives, as far as the link carries it.
+    pub fn fitting(&self, track: &Track, choices: &[Choice]) -> Option<usize> {
+        let chosen = self.choose(track, choices)?;
+        match self.limit {
+            Limit::None => Some(chosen),
+            Limit::Held => None,
+            Limit::Layer(limit) => {
+                let least = chosen.max(limit);
+                (least..choices.len()).find(|layer| choices[*layer].flows).or(Some(chosen))
             }
         }
     }
@@ -255,6 +298,7 @@ impl Outgoing {
     pub fn detach(&mut self) {
         self.source = None;
         self.target = None;
+        self.limit = Limit::None;
         self.pause();
         self.rewriter.forget();
         self.cache.clear();
@@ -331,6 +375,8 @@ pub struct Timers {
     pub reports: Time,
     /// Transport-wide feedback.
     pub transport_cc: Time,
+    /// Sharing its link among what it is sent.
+    pub sharing: Time,
     /// Layer selection for its subscribers.
     pub selection: Time,
 }
@@ -375,6 +421,8 @@ pub struct Leg {
     pub rtcp_ssrc: u32,
     /// Arrivals for transport-wide feedback.
     pub arrivals: Recorder,
+    /// What the way to the peer carries.
+    pub bandwidth: Bandwidth,
     /// Next transport-wide sequence number towards the peer.
     pub transport_seq: u16,
     /// The publisher's NTP clock less ours, 32.32.
@@ -410,10 +458,11 @@ impl Leg {
             positions: HashMap::new(),
             rtcp_ssrc,
             arrivals: Recorder::default(),
+            bandwidth: Bandwidth::default(),
             transport_seq: 0,
             ntp_offset: None,
             round_trip: None,
-            timers: Timers { reports: now, transport_cc: now, selection: now },
+            timers: Timers { reports: now, transport_cc: now, sharing: now, selection: now },
             counters: LegCounters::default(),
         }
     }

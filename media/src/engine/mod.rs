@@ -18,6 +18,7 @@ mod outbound;
 pub mod outbox;
 pub mod plan;
 mod selection;
+mod sharing;
 #[cfg(test)]
 mod tests;
 
@@ -65,6 +66,8 @@ pub enum Event {
     Dtls(LegId, Vec<u8>),
     /// The line of the group's new dominant speaker.
     Speaker(LegId, String),
+    /// Whether what is sent on this line is held back because the link of its leg does not carry it.
+    Held(LegId, String, bool),
     /// Whether media flows on this published line: it began, or paused.
     Flow(LegId, String, bool),
 }
@@ -182,6 +185,14 @@ impl Engine {
             if now >= self.legs[key].timers.selection {
                 self.legs[key].timers.selection = now + selection::INTERVAL;
                 self.select_all(now, key);
+            }
+            if now >= self.legs[key].timers.sharing {
+                self.legs[key].timers.sharing = now + sharing::INTERVAL;
+                self.share_link(now, key);
+            }
+            let padding = self.legs[key].bandwidth.probe_due(now);
+            if padding > 0 {
+                self.pad(now, key, padding);
             }
             self.send_feedback(now, key);
         }

@@ -25,6 +25,8 @@ const MAX_MID: usize = 16;
 const MAX_OVERTAKEN: u64 = 32;
 /// Packets to one subscriber that differ by no more bytes are padded to one size, so that they share a send.
 const MAX_PADDING: usize = 32;
+/// What one packet of padding alone holds (RFC 3550, section 5.1).
+const PROBES: (usize, usize) = (32, 255);
 /// What SRTP adds to a packet at most.
 const ROOM: usize = 16;
 /// Packets that wait to be used anew.
@@ -141,11 +143,15 @@ impl Engine {
                 padding: false,
             };
             let names = outgoing.names(Extension::RepairedRid);
+            let transport = leg.transport_seq;
             let header =
-                write_header(now, &mut out.bytes, fixed, names, &packet, leg.extensions, &mut leg.transport_seq);
+                write_header(now, &mut out.bytes, fixed, names, Some(&packet), leg.extensions, &mut leg.transport_seq);
             out.bytes.extend_from_slice(&seq.to_be_bytes());
             write_payload(&mut out.bytes, &packet, rewritten, 0);
             keys.protector.protect_rtp(&mut out.bytes, start, header, ssrc, repair);
+            if leg.transport_seq != transport {
+                leg.bandwidth.on_sent(now, transport, out.bytes.len() - start);
+            }
         } else {
             // The very packet again: another one under the same index would give the key stream away.
             let Some(sent) = outgoing.cache.get(seq, now) else { return };
@@ -177,6 +183,41 @@ impl Engine {
         let packet = layer.history.get(located.source).filter(|_| layer.epoch == located.layer.1)?;
         let fits = !packet.is_padding() && now.since(packet.arrival) <= MAX_AGE;
         fits.then(|| (Arc::clone(packet), located.rewritten(packet)))
+    }
+}
+
+impl Engine {
+    /// Sends so many bytes of padding, on the repair stream of a picture: it is in nobody's way there.
+    pub(super) fn pad(&mut self, now: Time, key: usize, bytes: usize) {
+        let leg = &mut self.legs[key];
+        let (Some(path), Some(keys)) = (leg.ice.path(), &leg.keys) else { return };
+        let mut pictures = leg.outgoing.iter_mut().flatten().filter(|outgoing| outgoing.source.is_some());
+        let found = pictures.find_map(|outgoing| {
+            let timestamp = outgoing.rewriter.newest().map_or(0, |(timestamp, _)| timestamp);
+            let (ssrc, pt) = outgoing.transmit.rtx?;
+            Some((outgoing, timestamp, ssrc, pt))
+        });
+        let Some((outgoing, timestamp, ssrc, pt)) = found else { return };
+        let mut left = bytes;
+        while left > 0 {
+            let (index, transport) = (outgoing.rtx_next, leg.transport_seq);
+            outgoing.rtx_next += 1;
+            let fixed = FixedHeader { marker: false, pt, seq: index as u16, timestamp, ssrc, padding: true };
+            let out = &mut self.outbox;
+            let start = out.start();
+            let names = Names { mid: &outgoing.mid, rid: None };
+            let header = write_header(now, &mut out.bytes, fixed, names, None, leg.extensions, &mut leg.transport_seq);
+            let padding = left.clamp(PROBES.0, PROBES.1) as u8;
+            out.bytes.resize(out.bytes.len() + usize::from(padding) - 1, 0);
+            out.bytes.push(padding);
+            keys.protector.protect_rtp(&mut out.bytes, start, header, ssrc, index);
+            let length = out.commit(start, path);
+            if leg.transport_seq != transport {
+                leg.bandwidth.on_sent(now, transport, length);
+            }
+            left = left.saturating_sub(length);
+            self.counters.probes_out += 1;
+        }
     }
 }
 
@@ -332,6 +373,7 @@ fn write(
     let start = outbox.start();
     let out = &mut outbox.bytes;
     let pads = padding > 0 || packet.is_padding();
+    let transport = leg.transport_seq;
     outgoing.template.write(out, packet, rewritten, pads, now, &mut leg.transport_seq);
     let header = out.len() - start;
     let transmit = &outgoing.transmit;
@@ -342,7 +384,11 @@ fn write(
     outgoing.packets = outgoing.packets.wrapping_add(1);
     outgoing.octets = outgoing.octets.wrapping_add((out.len() - start - header - padding) as u32);
     keys.protector.protect_rtp(out, start, header, transmit.ssrc, rewritten.index);
-    let length = outbox.commit(start, path) as u64;
+    let length = outbox.commit(start, path);
+    if leg.transport_seq != transport {
+        leg.bandwidth.on_sent(now, transport, length);
+    }
+    let length = length as u64;
     counters.forwarded += 1;
     counters.trunk_out += u64::from(outgoing.layer.is_some());
     counters.trunk_out_distinct += u64::from(outgoing.layer.is_some() && !outgoing.doubled);
@@ -374,23 +420,23 @@ fn write_header(
     out: &mut Vec<u8>,
     fixed: FixedHeader,
     names: Names<'_>,
-    packet: &Packet,
+    packet: Option<&Packet>,
     ids: ExtensionIds,
     transport_seq: &mut u16,
 ) -> usize {
     let start = out.len();
     let send_time = abs_send_time(now);
     let transport = transport_seq.to_be_bytes();
-    let level = [packet.audio_level.unwrap_or(0)];
-    let orientation = [packet.orientation.unwrap_or(0)];
+    let level = packet.and_then(|packet| packet.audio_level).map(|level| [level]);
+    let orientation = packet.and_then(|packet| packet.orientation).map(|orientation| [orientation]);
     let (rid_extension, rid) = names.rid.unzip();
     let wanted: [(Extension, Option<&[u8]>); 6] = [
         (Extension::Mid, Some(names.mid.as_bytes()).filter(|mid| (1..=MAX_MID).contains(&mid.len()))),
         (rid_extension.unwrap_or(Extension::Rid), rid.map(str::as_bytes)),
         (Extension::AbsSendTime, Some(&send_time)),
         (Extension::TransportCc, Some(&transport)),
-        (Extension::AudioLevel, packet.audio_level.map(|_| &level[..])),
-        (Extension::VideoOrientation, packet.orientation.map(|_| &orientation[..])),
+        (Extension::AudioLevel, level.as_ref().map(|level| &level[..])),
+        (Extension::VideoOrientation, orientation.as_ref().map(|orientation| &orientation[..])),
     ];
     let mut elements: [(u8, &[u8]); 6] = [(0, &[]); 6];
     let mut count = 0;

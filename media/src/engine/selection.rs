@@ -1,7 +1,7 @@
 //! Gives each subscriber of a track the layer it should have, and asks for the key frames that this takes.
 
 use super::Engine;
-use super::leg::{Outgoing, Track};
+use super::leg::{Limit, Outgoing, Track};
 use crate::time::{MILLISECOND, SECOND, Time};
 
 /// How often the choice is looked at again, besides when something changes.
@@ -40,13 +40,17 @@ impl Engine {
             }
             let Some(outgoing) = &mut self.legs[leg].outgoing[outgoing] else { continue };
             simulcast |= outgoing.layer.is_some();
-            match outgoing.choose(&track, &choices) {
+            match outgoing.fitting(&track, &choices) {
                 Some(target) => {
                     outgoing.target = Some(target);
                     if !outgoing.has_target(&track) && !paused {
                         track.layers[target].key_frames.want();
                         self.urgent = true;
                     }
+                }
+                None if outgoing.limit == Limit::Held => {
+                    outgoing.target = None;
+                    outgoing.pause();
                 }
                 None if outgoing.layer.is_some() => outgoing.target = None,
                 None => {}

@@ -56,6 +56,11 @@ impl<K: Copy + Eq + Hash + Ord> Speakers<K> {
         self.dominant = self.dominant.filter(|dominant| *dominant != track);
     }
 
+    /// Who spoke last.
+    pub fn dominant(&self) -> Option<K> {
+        self.dominant
+    }
+
     /// Nobody is left.
     pub fn is_empty(&self) -> bool {
         self.voices.is_empty()

@@ -42,7 +42,7 @@ fn stat(world: &World, name: &str) -> u64 {
 
 fn rembs(world: &World) -> usize {
     let compounds = &world.peer(1).rtcp;
-    compounds.iter().flat_map(|compound| parse(compound)).filter(|packet| *packet == Packet::Remb).count()
+    compounds.iter().flat_map(|compound| parse(compound)).filter(|packet| matches!(packet, Packet::Remb { .. })).count()
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Peers around an engine under a fake clock: what they send goes in, what it makes comes back decrypted.
 
+mod bandwidth;
 mod bitrate;
 mod dialling;
 mod flow;

@@ -1,0 +1,109 @@
+//! Holds what is sent to a leg against what its link carries: which pictures in which layer, and which not at all.
+
+use super::leg::{Limit, Track};
+use super::plan::Kind;
+use super::{Engine, Event};
+use crate::route::share::{Picture, share, wished};
+use crate::time::{MILLISECOND, Time};
+
+/// How often the link of each leg is looked at.
+pub const INTERVAL: u64 = 100 * MILLISECOND;
+/// A layer of which nothing was measured yet counts as so many bits per second for each pixel of its picture.
+const BITS_PER_PIXEL: u64 = 2;
+/// ... or as much in all, where its picture is not known either.
+const UNKNOWN: u64 = 500_000;
+/// What is looked for, in percent of what is wished: room for repairs, and for what `share` leaves free.
+const SPARE: u64 = 120;
+
+/// A picture's place: the sent stream, the publishing leg and its track, and the layers that the steps stand for.
+struct Shown {
+    outgoing: usize,
+    source: (usize, usize),
+    layers: Vec<usize>,
+}
+
+impl Engine {
+    /// Shares the link of a leg among what it shows, if its peer tells what the link carries.
+    pub(super) fn share_link(&mut self, now: Time, key: usize) {
+        let budget = self.legs[key].bandwidth.available();
+        if budget.is_none() && self.legs[key].outgoing.iter().flatten().all(|outgoing| outgoing.limit == Limit::None) {
+            return;
+        }
+        let mut voices = 0;
+        let (mut shown, mut pictures) = (Vec::new(), Vec::new());
+        for (index, outgoing) in self.legs[key].outgoing.iter().enumerate() {
+            let Some(outgoing) = outgoing else { continue };
+            let Some((leg, place)) = outgoing.source.filter(|_| outgoing.layer.is_none()) else { continue };
+            let Some(Some(track)) = self.legs.get(leg).and_then(|leg| leg.tracks.get(place)) else { continue };
+            if track.kind == Kind::Audio {
+                voices += bits(track, 0);
+                continue;
+            }
+            let choices = track.choices();
+            let Some(wish) = outgoing.choose(track, &choices) else { continue };
+            // From the least to what is wished; a larger layer that costs no more than a smaller one takes its place.
+            let flowing = (wish..choices.len()).rev().filter(|layer| choices[*layer].flows);
+            let (mut layers, mut steps) = (Vec::new(), Vec::new());
+            for layer in flowing {
+                let cost = bits(track, layer);
+                while steps.last().is_some_and(|last| *last >= cost) {
+                    steps.pop();
+                    layers.pop();
+                }
+                steps.push(cost);
+                layers.push(layer);
+            }
+            let current = outgoing.current.map(|(current, _)| current);
+            let sent = current.and_then(|current| layers.iter().position(|layer| *layer <= current));
+            let widest = outgoing.sizes.iter().map(|size| size.map_or(u64::MAX, |(w, h)| u64::from(w) * u64::from(h)));
+            let first = track.first || self.speaks(leg);
+            pictures.push(Picture { first, area: widest.max().unwrap_or(0), steps, sent });
+            shown.push(Shown { outgoing: index, source: (leg, place), layers });
+        }
+        let left = budget.map(|budget| budget.saturating_sub(voices));
+        let granted = share(left, &pictures);
+        let complete =
+            granted.iter().zip(&pictures).all(|(step, picture)| step.map_or(0, |step| step + 1) == picture.steps.len());
+        let wish = if complete { 0 } else { (wished(&pictures) + voices) * SPARE / 100 };
+        self.legs[key].bandwidth.want(wish);
+        for (step, picture) in granted.iter().zip(shown) {
+            let wish = picture.layers.last();
+            let limit = match step.map(|step| picture.layers[step]) {
+                None => Limit::Held,
+                Some(layer) if Some(&layer) == wish => Limit::None,
+                Some(layer) => Limit::Layer(layer),
+            };
+            self.limit(now, key, picture.outgoing, limit, picture.source);
+        }
+    }
+
+    fn limit(&mut self, now: Time, key: usize, index: usize, limit: Limit, (leg, track): (usize, usize)) {
+        let subscriber = &mut self.legs[key];
+        let Some(Some(outgoing)) = subscriber.outgoing.get_mut(index) else { return };
+        let before = std::mem::replace(&mut outgoing.limit, limit);
+        if before == limit {
+            return;
+        }
+        if (before == Limit::Held) != (limit == Limit::Held) {
+            let held = limit == Limit::Held;
+            self.events.push_back(Event::Held(subscriber.id, outgoing.mid.clone(), held));
+            self.counters.forwards_held += u64::from(held);
+        }
+        self.select(now, leg, track);
+    }
+
+    /// Whether this leg is the dominant speaker of its group.
+    fn speaks(&self, key: usize) -> bool {
+        let speakers = self.legs[key].group.and_then(|group| self.speakers.get(&group));
+        speakers.and_then(|speakers| speakers.dominant()).is_some_and(|(leg, _)| leg == key)
+    }
+}
+
+/// Bits per second of a layer, measured or guessed.
+fn bits(track: &Track, layer: usize) -> u64 {
+    let measured = track.layers[layer].meter.bits_per_second();
+    measured.unwrap_or_else(|| match track.choices()[layer].size {
+        Some((width, height)) => u64::from(width) * u64::from(height) * BITS_PER_PIXEL,
+        None => UNKNOWN,
+    })
+}
