@@ -14,6 +14,7 @@ _Event = (
     | tuple[Literal["dtls"], int, bytes]  # leg, a DTLS datagram from the latched address
     | tuple[Literal["speaker"], int, str]  # leg, mid: another dominant speaker in the leg's group
     | tuple[Literal["flow"], int, str, bool]  # leg, mid of a published track: packets come, or none for 500 ms
+    | tuple[Literal["suspended"], int, str, bool]  # leg, mid of what it is sent: not sent, for its link is too narrow
     | tuple[Literal["failed"], str]  # message: a media thread panicked or lost its socket: the process must end
 )
 
@@ -73,7 +74,9 @@ class MediaCore:
             ]
         ],
     ) -> None: ...  # the whole plan each time; what is missing from it ends
-    def describe_track(self, leg: int, mid: str, width: int | None, height: int | None) -> None: ...
+    def describe_track(
+        self, leg: int, mid: str, width: int | None, height: int | None, first: bool
+    ) -> None: ...  # first: before others where a subscriber's link is narrow
     def forward(
         self, leg: int, mid: str, source_leg: int, source_mid: str, width: int | None, height: int | None
     ) -> None: ...

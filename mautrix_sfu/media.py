@@ -66,6 +66,9 @@ class MediaSink(Protocol):
     def on_dtls(self, leg: LegId, datagram: bytes) -> None:
         """A DTLS datagram came from the latched address."""
 
+    def on_suspended(self, leg: LegId, mid: Mid, suspended: bool) -> None:
+        """What is sent to a leg on this m-line is not, because its link is too narrow; or is again."""
+
     def on_speaker(self, leg: LegId, mid: Mid) -> None:
         """The leg's group has another dominant speaker: what it publishes on this m-line."""
 
@@ -144,9 +147,9 @@ class Media:
         payloads = [(payload.pt, payload.codec, payload.clock_rate, payload.apt) for payload in plan.payloads]
         self._core.set_plan(leg, payloads, list(plan.extensions.items()), [_line(line) for line in plan.lines])
 
-    def describe_track(self, leg: LegId, mid: Mid, width: int | None, height: int | None) -> None:
+    def describe_track(self, leg: LegId, mid: Mid, width: int | None, height: int | None, first: bool) -> None:
         """The full picture size of a published m-line by its metadata, used until key frames tell."""
-        self._core.describe_track(leg, mid, width, height)
+        self._core.describe_track(leg, mid, width, height, first)
 
     def forward(
         self, leg: LegId, mid: Mid, source_leg: LegId, source_mid: Mid, width: int | None, height: int | None
@@ -222,6 +225,8 @@ def _dispatch(event: _Event, sink: MediaSink) -> None:
             sink.on_speaker(LegId(leg), Mid(mid))
         case ("flow", leg, mid, flowing):
             sink.on_flow(LegId(leg), Mid(mid), flowing)
+        case ("suspended", leg, mid, suspended):
+            sink.on_suspended(LegId(leg), Mid(mid), suspended)
         case ("failed", message):
             sink.on_media_failed(message)
         case _:

@@ -61,6 +61,9 @@ class Sink:
     def on_dtls(self, leg: LegId, datagram: bytes) -> None:
         self.told.append(("dtls", leg, datagram))
 
+    def on_suspended(self, leg: LegId, mid: Mid, suspended: bool) -> None:
+        self.told.append(("suspended", leg, mid, suspended))
+
     def on_speaker(self, leg: LegId, mid: Mid) -> None:
         self.told.append(("speaker", leg, mid))
 
@@ -225,7 +228,7 @@ async def test_a_whole_plan_is_taken(core: Media) -> None:
     core.set_group(LEG, 1)
     core.set_keys(LEG, GCM, bytes(16), bytes(12), bytes(16), bytes(12))
     core.set_plan(LEG, PLAN)
-    core.describe_track(LEG, Mid("0"), 1280, None)
+    core.describe_track(LEG, Mid("0"), 1280, None, False)
     core.forward(LEG, Mid("0"), LEG, Mid("0"), 640, 360)
     assert (core.stats()["tracks"], core.stats()["forwards"]) == (1, 1)
     core.stop_forward(LEG, Mid("0"))
@@ -241,7 +244,7 @@ async def test_unknown_legs_and_lines_are_ignored(core: Media) -> None:
     core.set_credentials(nobody, UFRAG, PWD)
     core.send_dtls(nobody, b"x")
     core.set_plan(nobody, PLAN)
-    core.describe_track(nobody, line, 1, 1)
+    core.describe_track(nobody, line, 1, 1, True)
     core.forward(nobody, line, nobody, line, None, None)
     core.forward_layers(nobody, line, nobody, line, [(1, 1)])
     core.connect(nobody, UFRAG, PWD, [("127.0.0.1", 9)])

@@ -225,6 +225,16 @@ class ChannelSpeaker:
 
 
 @dataclass(frozen=True, slots=True)
+class ChannelSuspension:
+    """`org.matrix.msc3898.track_suspended`: the participant's link is too narrow for this track, or no longer."""
+
+    leg: LegId
+    stream_id: StreamId
+    track_id: TrackId
+    suspended: bool
+
+
+@dataclass(frozen=True, slots=True)
 class ChannelError:
     """`org.matrix.msc3898.error`."""
 
@@ -281,12 +291,13 @@ class CapLeg:
 
 @dataclass(frozen=True, slots=True)
 class DescribeTrack:
-    """Tell the media core what the publisher says of a track: the size of its highest layer."""
+    """Tell the media core what the publisher says of a track: the size of its highest layer, and what it is."""
 
     leg: LegId
     mid: Mid
     width: int | None
     height: int | None
+    first: bool  # it comes before others where a link is narrow: a screen share
 
 
 # ---------------------------------------------------------------- store, state, operation
@@ -382,6 +393,7 @@ Command = (
     | ChannelPing
     | ChannelPong
     | ChannelSpeaker
+    | ChannelSuspension
     | ChannelError
     | Forward
     | ForwardLayers

@@ -10,6 +10,7 @@ from .commands import (
     AdvertisedTrack,
     ChannelSpeaker,
     ChannelSubscription,
+    ChannelSuspension,
     ConferenceEnded,
     Counter,
     DescribeTrack,
@@ -18,7 +19,7 @@ from .commands import (
     StopForward,
     TrunkTrack,
 )
-from .events import AnswerApplied, FlowChanged, Size, SpeakerChanged, TrackSubscription
+from .events import AnswerApplied, FlowChanged, Size, SpeakerChanged, SuspensionChanged, TrackSubscription
 from .ids import ConferenceKey, Device, Kind, LegId, Mid, Slot, StreamId, TrackId, TrackKey, UserId
 from .leg import Leg, State, Timer
 from .mutes import Mutes
@@ -32,6 +33,7 @@ MAX_NAMED = 10_000  # people who are kept in mind for what is told when the call
 MAX_SIZES = 8  # of one track, asked for over a trunk
 WANTS_MERGE = 0.05  # changes of what is asked for over a trunk within this time go out as one
 VIEW_MERGE = 0.1  # changes of what a participant sees within this time are worked off as one
+UNDESCRIBED = (None, None, False)  # what the media core takes a track for: no size, nothing special
 
 
 class Conference:
@@ -43,7 +45,7 @@ class Conference:
         self._mutes = mutes
         self.legs: dict[LegId, Leg] = {}  # in order of joining
         self._out = out
-        self._described: dict[tuple[LegId, Mid], tuple[int | None, int | None]] = {}
+        self._described: dict[tuple[LegId, Mid], tuple[int | None, int | None, bool]] = {}
         self._speakers: list[LegId] = []  # newest first
         self._silent: set[tuple[LegId, TrackKey]] = set()  # sources that sent nothing when they should, and not since
         self._people: set[UserId] = set()  # who was here, also beyond trunks
@@ -74,7 +76,7 @@ class Conference:
         for grant in leg.subscriptions.revoke():
             self._stop(leg, grant)
         leg.shown = {}
-        self._described = {place: size for place, size in self._described.items() if place[0] != leg.id}
+        self._described = {place: said for place, said in self._described.items() if place[0] != leg.id}
         self._silent = {place for place in self._silent if place[0] != leg.id}
         self._speakers = [speaker for speaker in self._speakers if speaker != leg.id]
         self._wants_changed(now)
@@ -92,10 +94,11 @@ class Conference:
         gone = [place for place in self._silent if place[0] == leg.id and place[1] not in leg.published.tracks]
         self._silent.difference_update(gone)
         for track in leg.published.tracks.values():
-            size = (track.width, track.height)
-            if track.mid is not None and self._described.get((leg.id, track.mid), (None, None)) != size:
-                self._described[leg.id, track.mid] = size
-                self._out.put(DescribeTrack(leg.id, track.mid, *size))
+            stream = leg.published.streams.get(track.stream_id)
+            said = (track.width, track.height, stream is not None and stream.purpose == SCREENSHARE)
+            if track.mid is not None and self._described.get((leg.id, track.mid), UNDESCRIBED) != said:
+                self._described[leg.id, track.mid] = said
+                self._out.put(DescribeTrack(leg.id, track.mid, *said))
         self._others_see_anew(leg, now)
 
     def _keep_in_mind(self, leg: Leg) -> None:
@@ -334,6 +337,17 @@ class Conference:
     def _watch_held(self, leg: Leg, now: float) -> None:
         if isinstance(leg.published, RemotePublications) and (held := leg.published.held_until()) is not None:
             leg.set_timer(Timer.HELD_BACK, max(held, now + 0.01))
+
+    # ------------------------------------------------------------ narrow links
+
+    def suspension_changed(self, viewer: Leg, event: SuspensionChanged) -> None:
+        """Tell a participant that a track pauses for its link's sake, or goes on."""
+        grants = viewer.subscriptions.granted.values()
+        track = next((grant.track for grant in grants if grant.mid == event.mid), None)
+        if track is not None and not viewer.trunk:
+            stream_id = viewer.names.stream(track.key.owner, track.stream_id)
+            track_id = viewer.names.track(track.key, track.stream_id)
+            self._out.put(ChannelSuspension(viewer.id, stream_id, track_id, event.suspended))
 
     # ------------------------------------------------------------ who speaks
 

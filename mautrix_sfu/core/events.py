@@ -393,6 +393,15 @@ class SpeakerChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class SuspensionChanged:
+    """A leg's link is too narrow for what it is sent on this m-line, so that nothing is; or wide enough again."""
+
+    leg: LegId
+    mid: Mid
+    suspended: bool
+
+
+@dataclass(frozen=True, slots=True)
 class FlowChanged:
     """A published track fell silent (no media packet for 500 ms), or sends (again)."""
 
@@ -502,5 +511,6 @@ Event = (
     | ChannelOpened
     | SpeakerChanged
     | FlowChanged
+    | SuspensionChanged
     | ChannelMessage
 )

@@ -266,6 +266,7 @@ class Focus:
         | ev.ChannelOpened
         | ev.SpeakerChanged
         | ev.FlowChanged
+        | ev.SuspensionChanged
         | ev.ChannelMessage,
         now: float,
     ) -> None:
@@ -296,6 +297,9 @@ class Focus:
             case ev.SpeakerChanged():
                 if conference is not None:
                     conference.speaker_changed(event)
+            case ev.SuspensionChanged():
+                if conference is not None:
+                    conference.suspension_changed(leg, event)
             case ev.FlowChanged():
                 if conference is not None:
                     conference.flow_changed(event, now)

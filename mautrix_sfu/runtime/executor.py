@@ -111,7 +111,7 @@ class Executor:
             case cmd.CapLeg():
                 self._media.set_bitrate(command.leg, None if command.kbits is None else command.kbits * 1000)
             case cmd.DescribeTrack():
-                self._media.describe_track(command.leg, command.mid, command.width, command.height)
+                self._media.describe_track(command.leg, command.mid, command.width, command.height, command.first)
             case cmd.StoreLeg():
                 connection = self._connections.get(command.leg)
                 stored = self._store.put_leg(command.stored)
@@ -245,6 +245,7 @@ class Executor:
         | cmd.ChannelPing
         | cmd.ChannelPong
         | cmd.ChannelSpeaker
+        | cmd.ChannelSuspension
         | cmd.ChannelError,
     ) -> None:
         connection = self._connections.get(command.leg)
@@ -266,6 +267,7 @@ class Executor:
                 | cmd.ChannelPing()
                 | cmd.ChannelPong()
                 | cmd.ChannelSpeaker()
+                | cmd.ChannelSuspension()
                 | cmd.ChannelError()
             ):
                 rtc.send(command.leg, channel.encode(command))

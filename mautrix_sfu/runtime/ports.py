@@ -66,7 +66,7 @@ class MediaPort(Protocol):
     def set_plan(self, leg: LegId, plan: MediaPlan) -> None:
         """Take what a negotiation settled, the whole of it."""
 
-    def describe_track(self, leg: LegId, mid: Mid, width: int | None, height: int | None) -> None:
+    def describe_track(self, leg: LegId, mid: Mid, width: int | None, height: int | None, first: bool) -> None:
         """Take the size of a published track's highest layer."""
 
     def forward(

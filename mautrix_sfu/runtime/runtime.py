@@ -306,6 +306,10 @@ class Runtime:
         """Learn that a published track fell silent, or sends again."""
         self._feed(ev.FlowChanged(leg, mid, flowing))
 
+    def on_suspended(self, leg: LegId, mid: Mid, suspended: bool) -> None:
+        """Learn that a leg's link is too narrow for what it is sent on an m-line, or wide enough again."""
+        self._feed(ev.SuspensionChanged(leg, mid, suspended))
+
     def on_speaker(self, leg: LegId, mid: Mid) -> None:
         """Learn of another dominant speaker."""
         self._feed(ev.SpeakerChanged(leg, mid))

@@ -12,6 +12,7 @@ from ..core.commands import (
     ChannelPong,
     ChannelSpeaker,
     ChannelSubscription,
+    ChannelSuspension,
     TrunkTrack,
 )
 from ..core.events import (
@@ -34,6 +35,7 @@ MAX_SUBSCRIPTIONS = 1000  # entries of one message
 MAX_LAYERS = 16  # sizes of one entry
 ERROR_TYPE = "org.matrix.msc3898.error"
 SPEAKER_TYPE = "org.matrix.msc3898.active_speaker"
+SUSPENDED_TYPE = "org.matrix.msc3898.track_suspended"
 
 
 def decode(leg: LegId, message: str, limits: Limits = DEFAULT_LIMITS) -> ChannelMessage:
@@ -93,7 +95,9 @@ def _wanted(content: Json, key: str) -> tuple[Wanted, ...]:
     )
 
 
-def encode(command: ChannelSubscription | ChannelPing | ChannelPong | ChannelSpeaker | ChannelError) -> str:
+def encode(
+    command: ChannelSubscription | ChannelPing | ChannelPong | ChannelSpeaker | ChannelSuspension | ChannelError,
+) -> str:
     """The text of a message that is complete in its command."""
     match command:
         case ChannelSubscription():
@@ -112,6 +116,8 @@ def encode(command: ChannelSubscription | ChannelPing | ChannelPong | ChannelSpe
             return _message(
                 SPEAKER_TYPE, {"stream_id": stream_id, "user_id": speaker.user_id, "device_id": speaker.device_id}
             )
+        case ChannelSuspension(stream_id=stream_id, track_id=track_id, suspended=suspended):
+            return _message(SUSPENDED_TYPE, {"stream_id": stream_id, "track_id": track_id, "suspended": suspended})
         case ChannelError(code=code, message=message, in_reply_to=in_reply_to):
             return _message(ERROR_TYPE, {"code": code, "message": message, "in_reply_to": in_reply_to})
         case _:

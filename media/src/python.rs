@@ -171,7 +171,9 @@ impl PyMediaCore {
                     events.append(("dtls", leg, PyBytes::new(py, &datagram)))?;
                 }
                 Notice::Engine(Event::Speaker(leg, mid)) => events.append(("speaker", leg, mid))?,
-                Notice::Engine(Event::Held(leg, mid, held)) => events.append(("held", leg, mid, held))?,
+                Notice::Engine(Event::Suspended(leg, mid, suspended)) => {
+                    events.append(("suspended", leg, mid, suspended))?
+                }
                 Notice::Engine(Event::Flow(leg, mid, flowing)) => events.append(("flow", leg, mid, flowing))?,
                 Notice::Failed(message) => events.append(("failed", message))?,
             }
@@ -258,10 +260,17 @@ impl PyMediaCore {
         Ok(self.0.command(Command::SetPlan { leg: number("leg", leg)?, plan })?)
     }
 
-    #[pyo3(signature = (leg, mid, width, height))]
-    fn describe_track(&self, leg: i64, mid: String, width: Option<i64>, height: Option<i64>) -> PyResult<()> {
+    #[pyo3(signature = (leg, mid, width, height, first))]
+    fn describe_track(
+        &self,
+        leg: i64,
+        mid: String,
+        width: Option<i64>,
+        height: Option<i64>,
+        first: bool,
+    ) -> PyResult<()> {
         let size = size(width, height)?;
-        Ok(self.0.command(Command::DescribeTrack { leg: number("leg", leg)?, mid, size })?)
+        Ok(self.0.command(Command::DescribeTrack { leg: number("leg", leg)?, mid, size, first })?)
     }
 
     #[pyo3(signature = (leg, mid, source_leg, source_mid, width, height))]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mautrix_sfu.core import commands as cmd
 from mautrix_sfu.core import events as ev
-from mautrix_sfu.core.ids import Device, DeviceId, Kind, LegId, Mid, StreamId, UserId
+from mautrix_sfu.core.ids import Device, DeviceId, Kind, LegId, Mid, StreamId, TrackId, UserId
 from mautrix_sfu.core.subscriptions import MAX_UNFULFILLED
 
 from .script import ALICE, BOB, FOCUS, OTHER_FOCUS, Script, audio, camera, of, one, video
@@ -260,6 +260,17 @@ def test_everybody_but_the_speaker_hears_who_speaks() -> None:
     script, alice, bob = pair()
     told = one(script.say(ev.SpeakerChanged(bob, Mid("0"))), cmd.ChannelSpeaker)
     assert (told.leg, told.stream_id, told.speaker) == (alice, "b", BOB)
+
+
+def test_who_has_a_narrow_link_is_told_which_track_pauses_and_when_it_goes_on() -> None:
+    script, alice, bob = pair()
+    script.subscribe(alice, ("b", "b-v"))
+    script.answer(alice)
+    mid = one(script.commands, cmd.Forward).mid
+    told = one(script.say(ev.SuspensionChanged(alice, mid, True)), cmd.ChannelSuspension)
+    assert told == cmd.ChannelSuspension(alice, StreamId("b"), TrackId("b-v"), True)
+    assert not one(script.say(ev.SuspensionChanged(alice, mid, False)), cmd.ChannelSuspension).suspended
+    assert not of(script.say(ev.SuspensionChanged(bob, Mid("s7"), True)), cmd.ChannelSuspension)
 
 
 def test_no_more_than_300_streams_are_shown_and_those_subscribed_to_stay() -> None:

@@ -151,6 +151,9 @@ class LoopbackFocus:
     def on_dtls(self, leg: LegId, datagram: bytes) -> None:
         self.rtc.feed_dtls(leg, datagram)
 
+    def on_suspended(self, leg: LegId, mid: Mid, suspended: bool) -> None:
+        pass
+
     def on_speaker(self, leg: LegId, mid: Mid) -> None:
         pass
 

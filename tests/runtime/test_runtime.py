@@ -52,7 +52,7 @@ class Edges:
     def set_plan(self, leg: LegId, plan: MediaPlan) -> None:
         self.done.append(("plan", leg, plan))
 
-    def describe_track(self, leg: LegId, mid: Mid, width: int | None, height: int | None) -> None:
+    def describe_track(self, leg: LegId, mid: Mid, width: int | None, height: int | None, first: bool) -> None:
         self.done.append(("describe", leg, mid, width, height))
 
     def forward(

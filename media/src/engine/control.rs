@@ -33,7 +33,7 @@ impl Engine {
             Command::SendDtls { leg, datagram } => self.send_dtls(leg, &datagram),
             Command::SetKeys { leg, profile, local, remote } => self.set_keys(now, leg, profile, &local, &remote),
             Command::SetPlan { leg, plan } => self.set_plan(leg, plan),
-            Command::DescribeTrack { leg, mid, size } => self.describe_track(now, leg, &mid, size),
+            Command::DescribeTrack { leg, mid, size, first } => self.describe_track(now, (leg, &mid), size, first),
             Command::Forward { leg, mid, source_leg, source_mid, sizes } => {
                 self.forward(now, (leg, &mid), (source_leg, &source_mid), &sizes);
             }
@@ -359,11 +359,12 @@ impl Engine {
         }
     }
 
-    fn describe_track(&mut self, now: Time, leg: LegId, mid: &str, size: Option<Size>) {
+    fn describe_track(&mut self, now: Time, (leg, mid): (LegId, &str), size: Option<Size>, first: bool) {
         let Some(&key) = self.by_id.get(&leg) else { return };
         let Some(index) = self.legs[key].track_on(mid) else { return };
         if let Some(track) = &mut self.legs[key].tracks[index] {
             track.size = size;
+            track.first = first;
         }
         self.select(now, key, index);
     }

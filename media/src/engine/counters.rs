@@ -141,7 +141,7 @@ Counters:
     pli_out: "Key frames asked of publishers.",
     key_frames: "Key frames received.",
     layer_switches: "Forwards that went over to another layer.",
-    forwards_held: "Forwards held back because a subscriber's link did not carry them.",
+    forwards_suspended: "Forwards held back because a subscriber's link did not carry them.",
     probes_out: "Packets of padding sent to see whether more fits.",
     speaker_changes: "Changes of a group's dominant speaker.",
     ice_lost: "Legs whose peer stopped proving its consent.",

@@ -206,7 +206,7 @@ pub enum Limit {
     /// No larger layer than this.
     Layer(usize),
     /// Nothing: it is held back until there is room.
-    Held,
+    Suspended,
 }
 
 /// One stream that is sent to a leg: all that is sent on a line, or one layer of a simulcast.
@@ -270,7 +270,7 @@ impl Outgoing {
         let chosen = self.choose(track, choices)?;
         match self.limit {
             Limit::None => Some(chosen),
-            Limit::Held => None,
+            Limit::Suspended => None,
             Limit::Layer(limit) => {
                 let least = chosen.max(limit);
                 (least..choices.len()).find(|layer| choices[*layer].flows).or(Some(chosen))

@@ -67,7 +67,7 @@ pub enum Event {
     /// The line of the group's new dominant speaker.
     Speaker(LegId, String),
     /// Whether what is sent on this line is held back because the link of its leg does not carry it.
-    Held(LegId, String, bool),
+    Suspended(LegId, String, bool),
     /// Whether media flows on this published line: it began, or paused.
     Flow(LegId, String, bool),
 }

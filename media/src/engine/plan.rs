@@ -177,6 +177,8 @@ pub enum Command {
         mid: String,
         /// Full size of the picture.
         size: Option<Size>,
+        /// It comes before others where a link is narrow.
+        first: bool,
     },
     /// Sends a published line on a subscriber's line; repeated, it changes the sizes only.
     Forward {

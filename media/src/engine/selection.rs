@@ -48,7 +48,7 @@ impl Engine {
                         self.urgent = true;
                     }
                 }
-                None if outgoing.limit == Limit::Held => {
+                None if outgoing.limit == Limit::Suspended => {
                     outgoing.target = None;
                     outgoing.pause();
                 }

@@ -69,7 +69,7 @@ impl Engine {
         for (step, picture) in granted.iter().zip(shown) {
             let wish = picture.layers.last();
             let limit = match step.map(|step| picture.layers[step]) {
-                None => Limit::Held,
+                None => Limit::Suspended,
                 Some(layer) if Some(&layer) == wish => Limit::None,
                 Some(layer) => Limit::Layer(layer),
             };
@@ -84,10 +84,10 @@ impl Engine {
         if before == limit {
             return;
         }
-        if (before == Limit::Held) != (limit == Limit::Held) {
-            let held = limit == Limit::Held;
-            self.events.push_back(Event::Held(subscriber.id, outgoing.mid.clone(), held));
-            self.counters.forwards_held += u64::from(held);
+        if (before == Limit::Suspended) != (limit == Limit::Suspended) {
+            let suspended = limit == Limit::Suspended;
+            self.events.push_back(Event::Suspended(subscriber.id, outgoing.mid.clone(), suspended));
+            self.counters.forwards_suspended += u64::from(suspended);
         }
         self.select(now, leg, track);
     }

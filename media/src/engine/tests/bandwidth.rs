@@ -133,11 +133,11 @@ fn a_link_for_nothing_holds_the_picture_back_and_says_so() {
     world.events();
     link.bits_per_second = 60_000;
     link.run(&mut world, &mut camera, 8);
-    let held = |events: &[Event], value| events.contains(&Event::Held(2, "sv".into(), value));
-    assert!(held(&world.events(), true));
+    let told = |events: &[Event], value| events.contains(&Event::Suspended(2, "sv".into(), value));
+    assert!(told(&world.events(), true));
     link.bits_per_second = 5_000_000;
     link.run(&mut world, &mut camera, 20);
-    assert!(held(&world.events(), false));
+    assert!(told(&world.events(), false));
     assert_eq!(link.shown.last(), Some(&0));
     assert!(world.peer(2).video().windows(2).all(|pair| pair[1].index == pair[0].index + 1));
 }

@@ -253,7 +253,7 @@ fn described_sizes_count_until_key_frames_tell() {
     camera.run(&mut world, &[0, 1, 2], 25);
     assert_eq!(world.peer(2).video().last().unwrap().mark().0, 2);
     // The publisher claims more than it sends: what was measured counts.
-    world.command(Command::DescribeTrack { leg: 1, mid: "v".into(), size: Some((640, 360)) });
+    world.command(Command::DescribeTrack { leg: 1, mid: "v".into(), size: Some((640, 360)), first: false });
     camera.run(&mut world, &[0, 1, 2], 25);
     assert_eq!(world.peer(2).video().last().unwrap().mark().0, 2);
 }
