@@ -194,6 +194,7 @@ impl Engine {
             if padding > 0 {
                 self.pad(now, key, padding);
             }
+            self.urgent |= self.legs[key].bandwidth.probes(now);
             self.send_feedback(now, key);
         }
         for speakers in self.speakers.values_mut() {

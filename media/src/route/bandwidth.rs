@@ -239,6 +239,11 @@ impl Bandwidth {
         self.probe.insert(probe).due(now)
     }
 
+    /// Whether a probe goes on, so that `probe_due` wants to be asked again soon.
+    pub fn probes(&self, now: Time) -> bool {
+        self.probe.as_ref().is_some_and(|probe| now.since(probe.since) < PROBE)
+    }
+
     fn finish_probe(&mut self, now: Time) {
         let done = |probe: &mut Probe| now.since(probe.since) >= PROBE && probe.is_reported();
         let Some(probe) = self.probe.take_if(done) else { return };

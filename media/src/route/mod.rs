@@ -2,8 +2,8 @@
 
 pub mod bandwidth;
 pub mod cache;
-pub mod history;
 pub mod delay;
+pub mod history;
 pub mod key_frames;
 pub mod layers;
 pub mod meter;
