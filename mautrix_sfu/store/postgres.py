@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 CONNECT_TIMEOUT = 10.0  # seconds for reaching it and taking the lock
 COMMAND_TIMEOUT = 30.0  # seconds for one command; then the server counts as away
 HEARTBEAT = 15.0  # seconds without a write after which it is asked whether it is still there
-LOCK_PATIENCE = 3.0  # seconds that the session of a focus which has just ended may take to end too
+LOCK_PATIENCE = 2.0  # seconds that the session of a focus which has just ended may take to end too
 # The server notices within half a minute that this host is gone, and gives the lock to the next.
 KEEPALIVE = {"tcp_keepalives_idle": "10", "tcp_keepalives_interval": "5", "tcp_keepalives_count": "4"}
 

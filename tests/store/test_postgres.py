@@ -8,12 +8,14 @@ import signal
 import socket
 import time
 from collections.abc import AsyncIterator, Callable
+from urllib.parse import quote
 
 import asyncpg
 import pytest
+from mautrix.util.async_db import UpgradeTable
 
 from mautrix_sfu.errors import ExitCode, FatalError
-from mautrix_sfu.store import AwayError, Store, schema, writer
+from mautrix_sfu.store import AwayError, Store, mautrix_database, schema, writer
 from mautrix_sfu.store import postgres as postgres_module
 from tests.store.conftest import KeptByServer
 from tests.store.test_store import CALL, ROOM, Fatal, entry, leg, reopened
@@ -300,6 +302,25 @@ async def test_its_own_session_that_the_server_still_believes_in_does_not_keep_i
     await gone.close()
     assert await kept.rows("SELECT count(*) FROM leg") == [(1,)]
     assert not fatal.messages
+
+
+# ---------------------------------------------------------------- how it is named
+
+
+async def test_a_socket_and_a_password_of_odd_characters_do_for_both_kinds_of_connections(
+    postgres: Postgres, kept: KeptByServer
+) -> None:
+    name, password = kept.url.rpartition("/")[2], "p@s/s:w?o#r%d ü"
+    await kept.execute(f"CREATE ROLE odd_{name} LOGIN PASSWORD '{password}'")
+    await kept.execute(f"ALTER DATABASE {name} OWNER TO odd_{name}")
+    url = f"postgresql://odd_{name}:{quote(password, safe='')}@/{name}?host={postgres.directory}&port={postgres.port}"
+    store = await Store.open(url, migrate=True, on_fatal=pytest.fail)
+    beside = mautrix_database(url, UpgradeTable())
+    await beside.start()
+    await store.put_leg(leg())
+    assert await beside.fetchval("SELECT call_id FROM leg") == "call1"
+    await beside.stop()
+    await store.close()
 
 
 # ---------------------------------------------------------------- what is refused at start

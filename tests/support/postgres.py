@@ -40,14 +40,14 @@ class Postgres:
 
     def __init__(self) -> None:
         self._bin = binaries()
-        self._directory = Path(tempfile.mkdtemp(prefix="postgres-"))
-        self._data = self._directory / "data"
-        self._log = self._directory / "log"
+        self.directory = Path(tempfile.mkdtemp(prefix="postgres-"))  # its socket is here too
+        self._data = self.directory / "data"
+        self._log = self.directory / "log"
         self._process: subprocess.Popen[bytes] | None = None
         self.port = free_port()
         if os.geteuid() == 0:  # the server refuses to run as root
             nobody = pwd.getpwnam("nobody")
-            os.chown(self._directory, nobody.pw_uid, nobody.pw_gid)
+            os.chown(self.directory, nobody.pw_uid, nobody.pw_gid)
 
     def __enter__(self) -> Self:
         try:
@@ -68,7 +68,7 @@ class Postgres:
         if self._process is not None:
             self._process.kill()
             self._process.wait()
-        shutil.rmtree(self._directory, ignore_errors=True)
+        shutil.rmtree(self.directory, ignore_errors=True)
 
     def _unprivileged(self, *command: str) -> list[str]:
         if os.geteuid() != 0:
@@ -77,13 +77,13 @@ class Postgres:
         return ["setpriv", f"--reuid={nobody.pw_uid}", f"--regid={nobody.pw_gid}", "--clear-groups", *command]
 
     def _initialise(self) -> None:
-        password = self._directory / "password"
+        password = self.directory / "password"
         password.write_text(PASSWORD)
         password.chmod(0o644)
         options = ["-D", str(self._data), "-U", USER, "-A", "scram-sha-256", "--pwfile", str(password)]
         command = [str(self._bin / "initdb"), *options, "-E", "UTF8", "--locale=C", "--no-sync"]
         done = subprocess.run(
-            self._unprivileged(*command), cwd=self._directory, capture_output=True, text=True, check=False
+            self._unprivileged(*command), cwd=self.directory, capture_output=True, text=True, check=False
         )
         if done.returncode != 0:
             raise RuntimeError(f"initdb failed:\n{done.stdout}{done.stderr}")
@@ -111,13 +111,13 @@ class Postgres:
         settings = {
             "port": self.port,
             "listen_addresses": "127.0.0.1",
-            "unix_socket_directories": self._directory,
+            "unix_socket_directories": self.directory,
             "fsync": "off",
         }
         options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
         command = self._unprivileged(str(self._bin / "postgres"), "-D", str(self._data), *options)
         with self._log.open("ab") as log:
-            self._process = subprocess.Popen(guarded(command), cwd=self._directory, stdout=log, stderr=log)
+            self._process = subprocess.Popen(guarded(command), cwd=self.directory, stdout=log, stderr=log)
 
     def _wait_ready(self) -> None:
         assert self._process is not None
