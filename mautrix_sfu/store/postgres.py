@@ -87,23 +87,23 @@ class Postgres(Database):
         )
 
     async def connect(self, on_lost: Callable[[], None] = lambda: None) -> AsyncConnection:
-        """Connect and take the lock; raises FatalError where another focus has it, AwayError where it cannot be."""
+        """Connect and take the lock; FatalError: another focus has it, or the address is wrong."""
         await self.close()
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT):
                 connection = self._connection = await self._engine.connect()
                 await self._take_lock(connection)
             raw = (await connection.get_raw_connection()).driver_connection
-        except (SQLAlchemyError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError, ValueError) as error:
+        except BaseException as error:
             await self.close()
-            if isinstance(original(error), ValueError):  # of parsing the address
-                raise FatalError(
-                    f"database.url: cannot be used: {first_line(original(error))}", ExitCode.CONFIG
-                ) from error
-            raise self.explain(error) from error
-        except BaseException:
-            await self.close()
-            raise
+            if isinstance(error, FatalError) or not isinstance(error, Exception):
+                raise
+            if isinstance(original(error), ValueError):
+                what = f"database.url: cannot be used: {first_line(original(error))}"
+                raise FatalError(what, ExitCode.CONFIG) from error
+            # Whatever it is that does not let us in, the server's operator may mend it while calls go on.
+            problem = self.explain(error)
+            raise AwayError(str(problem), problem.exit_code) from error
         assert raw is not None
         raw.add_termination_listener(lambda _: on_lost())
         return connection

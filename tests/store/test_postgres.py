@@ -185,6 +185,23 @@ async def test_a_commit_whose_outcome_is_not_known_is_done_once(
     assert not fatal.messages
 
 
+async def test_a_server_that_no_longer_lets_it_in_counts_as_away(
+    kept: KeptByServer, postgres: Postgres, fatal: Fatal
+) -> None:
+    name = kept.url.rpartition("/")[2]
+    role = f"role_{name}"
+    await kept.execute(f"CREATE ROLE {role} LOGIN PASSWORD '{PASSWORD}'")
+    await kept.execute(f"ALTER DATABASE {name} OWNER TO {role}")
+    store = await Store.open(postgres.url(name, user=role), True, fatal)
+    await kept.execute(f"ALTER ROLE {role} NOLOGIN")
+    await kept.rows(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{role}'")
+    await until(lambda: "does not let this user in" in (store.away or ""))
+    await kept.execute(f"ALTER ROLE {role} LOGIN")
+    await asyncio.wait_for(store.put_leg(leg()), 20)
+    assert not fatal.messages
+    await store.close()
+
+
 async def test_a_server_that_stays_away_too_long_ends_it(url: str, fatal: Fatal, postgres: Postgres) -> None:
     store = await Store.open(url, True, fatal, patience=0.5)
     await postgres.stop_meanwhile()
