@@ -32,6 +32,8 @@ from .store import Store
 
 log = logging.getLogger("mautrix_sfu")
 
+LAST_WORDS = 1.0  # seconds after a drain's deadline, at which the core itself tells everybody to move
+
 
 def run(config: Config, path: Path) -> int:
     """Run the focus until it is told to stop; raises FatalError when it cannot go on. SIGHUP reads `path` again."""

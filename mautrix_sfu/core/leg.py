@@ -32,6 +32,7 @@ from .tracks import Publications, PublishedTrack, RemotePublications
 
 FIRST_SESSION = SessionId("sfu")  # of a focus whose session is not known yet
 CONNECT_TIMEOUT = 30.0  # from the answer to ICE
+TRUNK_TALKS = 4  # times as many messages as a participant
 CHANNEL_TIMEOUT = 15.0  # from ICE to the open data channel
 
 
@@ -136,7 +137,7 @@ class Leg:
         self._out = out
         self._timers = timers
         self._next_seq = 0
-        self._messages = Rate(2 * limits.messages_per_second, limits.messages_per_second)
+        self._messages = Rate(*self._message_rate())
         self._beyond: set[str] = set()  # limits that it was told to be beyond
         self._told: Advertised | None = None  # what the peer was sent last
 
@@ -184,7 +185,7 @@ class Leg:
     def policy_changed(self, policy: Policy, now: float) -> None:
         """Live by another policy from now on."""
         self._policy = policy
-        self._messages.change(2 * policy.limits.messages_per_second, policy.limits.messages_per_second)
+        self._messages.change(*self._message_rate())
         if self.liveness is not None:
             self.liveness.retime(now, policy.ping_interval, policy.ping_timeout)
             self.set_timer(Timer.LIVENESS, self.liveness.deadline())
@@ -229,6 +230,11 @@ class Leg:
         if self.state is State.OPEN:
             self._out.put(ChannelError(self.id, code, message, in_reply_to))
         return not self.bad_messages.add(now)
+
+    def _message_rate(self) -> tuple[float, float]:
+        """Two seconds' worth at once. A focus speaks for many, so that it may say more."""
+        per_second = self._policy.limits.messages_per_second * (TRUNK_TALKS if self.trunk else 1)
+        return 2 * per_second, per_second
 
     def hears(self, now: float) -> bool:
         """Whether one more message of its data channel is looked at."""

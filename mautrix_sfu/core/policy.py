@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
-from ..config import DEFAULT_LIMITS, LIMITS, Limit, Limits, Permission, limit_named
+from ..config import DEFAULT_LIMITS, Limits, Permission
 from .ids import Device, SessionId
 
-__all__ = ["DEFAULT_LIMITS", "Limits", "Policy", "limits_of", "with_limit"]
+__all__ = ["DEFAULT_LIMITS", "Limits", "Policy"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,15 +46,3 @@ class Policy:
             if key in self.permissions:
                 return self.permissions[key] >= Permission.USE
         return False
-
-
-def limits_of(policy: Policy) -> list[tuple[Limit, int]]:
-    """Every limit with its value in force."""
-    return [(limit, getattr(policy.limits, limit.name)) for limit in LIMITS]
-
-
-def with_limit(policy: Policy, name: str, value: int | str) -> Policy:
-    """The policy with one limit changed; raises LimitError, in words for the operator."""
-    limit = limit_named(name)
-    number = limit.parse(value) if isinstance(value, str) else limit.check(value)
-    return replace(policy, limits=replace(policy.limits, **{limit.name: number}))

@@ -7,12 +7,12 @@ from dataclasses import fields, replace
 
 import pytest
 
-from mautrix_sfu.config import LIMITS, LimitError
+from mautrix_sfu.config import LIMITS, LimitError, limit_named
 from mautrix_sfu.core import commands as cmd
 from mautrix_sfu.core import events as ev
 from mautrix_sfu.core.bandwidth import Load, Member, shares
 from mautrix_sfu.core.ids import Device, DeviceId, LegId, UserId
-from mautrix_sfu.core.policy import Limits, Policy, limits_of, with_limit
+from mautrix_sfu.core.policy import Limits, Policy
 
 from .script import ALICE, BOB, CAROL, FOCUS, OTHER_FOCUS, OTHER_ROOM, ROOM, Script, audio, of, one, video
 
@@ -25,7 +25,8 @@ def limited(**limits: int) -> Script:
 
 
 def lift(script: Script, name: str, value: int = 1000) -> list[cmd.Command]:
-    return script.say(ev.PolicyChanged(with_limit(script.focus.policy, name, value)))
+    policy = script.focus.policy
+    return script.say(ev.PolicyChanged(replace(policy, limits=replace(policy.limits, **{name: value}))))
 
 
 # ---------------------------------------------------------------- how many
@@ -283,18 +284,14 @@ def test_legs_that_ended_take_nothing_any_more() -> None:
 
 
 def test_every_limit_has_a_row_a_range_that_holds_its_default_and_is_parsed_from_words() -> None:
-    policy = Policy(FOCUS)
-    assert [limit.name for limit, _ in limits_of(policy)] == [field.name for field in fields(Limits)]
-    for limit, value in limits_of(policy):
-        assert limit.lowest <= value <= limit.highest
-        changed = with_limit(policy, limit.name, str(limit.lowest))
-        assert getattr(changed.limits, limit.name) == limit.lowest
-        assert replace(changed.limits, **{limit.name: value}) == policy.limits
+    assert [limit.name for limit in LIMITS] == [field.name for field in fields(Limits)]
+    for limit in LIMITS:
+        assert limit.lowest <= getattr(Limits(), limit.name) <= limit.highest
+        assert limit.parse(str(limit.lowest)) == limit.lowest
         for wrong in (str(limit.highest + 1), str(limit.lowest - 1), "many", ""):
             with pytest.raises(LimitError, match=limit.name):
-                with_limit(policy, limit.name, wrong)
-    assert with_limit(policy, "cascade.trunks", "7").limits.trunks == 7
-    assert with_limit(policy, "conferences.limits.bitrate", "1,000").limits.bitrate == 1000
+                limit.parse(wrong)
+    assert limit_named("cascade.trunks") is limit_named("trunks")
+    assert limit_named("conferences.limits.bitrate").parse("1,000") == 1000
     with pytest.raises(LimitError, match="no limit 'leg'"):
-        with_limit(policy, "leg", "7")
-    assert len(LIMITS) == len({limit.name for limit in LIMITS})
+        limit_named("leg")
