@@ -21,6 +21,8 @@ if [ "$what" = test ]; then
     has chromium || has chromium-browser || has google-chrome || packages+=(chromium)
     has ip || packages+=(iproute2)
     has nsenter || packages+=(util-linux)
+    has curl || packages+=(curl)
+    has systemd-analyze || packages+=(systemd)
     has postgres || ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || packages+=(postgresql)
 fi
 

@@ -23,7 +23,7 @@ async def database(config: DatabaseConfig, running: bool) -> Finding:
     if unopened is not None:
         return unopened
     try:
-        store = await Store.open(config.url, False, lambda _: None)
+        store = await Store.open(config.url, False, lambda _: None, patience=0.0)
         await store.close()
     except FatalError as error:
         what = f"{error}"[:1].upper() + f"{error}"[1:]

@@ -103,13 +103,13 @@ def _interfaces(config: Config) -> Sequence[tuple[str, int]]:
 def addresses(config: Config, bound: Sequence[tuple[str, int]]) -> list[Finding]:
     """Whether participants can make use of the addresses that they are told, and whether the socket has room."""
     told = [ipaddress.ip_address(address) for address, _ in advertised(config.media, bound)]
-    return [_reachable(told), *_buffers()]
+    return [_reachable(told, bool(config.media.advertise)), *_buffers()]
 
 
-def _reachable(told: Sequence[ipaddress.IPv4Address | ipaddress.IPv6Address]) -> Finding:
+def _reachable(told: Sequence[ipaddress.IPv4Address | ipaddress.IPv6Address], configured: bool) -> Finding:
     names = ", ".join(map(str, told))
     public = "set media.advertise to the public address that forwards the UDP port to this machine"
-    if any(address in network for address in told for network in _EXAMPLES):
+    if configured and any(address in network for address in told for network in _EXAMPLES):
         return fail(f"Participants are told an address of an example: {names}", public)
     if any(address.is_unspecified or address.is_multicast or address.is_reserved for address in told):
         return fail(f"Participants are told an address that is nobody's: {names}", public)

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.support.federation import Federation
-from tests.support.focus import Deployment
+from tests.support.focus import ROOT, Deployment
 from tests.support.long_outage import LongOutage
+from tests.support.packaging import build_wheel
 from tests.support.running import running
 
 
@@ -59,3 +60,9 @@ def long_outage(
     asked = any("five_minutes" in item.name for item in request.session.items)
     with LongOutage(directory) if asked else contextlib.nullcontext() as outage:
         yield outage
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `make wheel` builds, from the crate's build folder (so that CI compiles it once)."""
+    return build_wheel(ROOT, tmp_path_factory.mktemp("wheel"))

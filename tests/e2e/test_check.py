@@ -405,6 +405,9 @@ async def test_databases(installed: Installed, tmp_path: Path) -> None:
     wrong = tmp_path / "wrong.db"
     wrong.write_text("no database at all, but a text that is long enough to be taken for one" * 10)
     assert "is not an SQLite database" in (await look(f"sqlite:///{wrong}")).what
+    away = await look(f"postgresql://somebody:secret@127.0.0.1:{free_port()}/focus")
+    assert away.level == "fail"
+    assert "secret" not in str(away)
     foreign = tmp_path / "foreign.db"
     foreign.touch()
     if os.geteuid() == 0:
