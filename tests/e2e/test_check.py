@@ -87,7 +87,7 @@ def one(found: list[Finding]) -> str:
 
 def said(found: list[Finding], words: str) -> Finding:
     """The one finding with these words."""
-    (fitting,) = [finding for finding in found if words in finding.what]
+    (fitting,) = [finding for finding in found if words.lower() in finding.what.lower()]
     return fitting
 
 
