@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -12,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from mautrix_sfu.config import example_text
+from mautrix_sfu.config.options import load_yaml
 from tests.support import sandbox
 from tests.support.calls import Call
 from tests.support.focus import ROOT, Deployment
@@ -74,6 +78,12 @@ def test_every_option_is_one_that_is_exercised_or_that_only_systemd_has() -> Non
     assert {name for name, _ in sandbox.options(UNIT)} == sandbox.EXERCISED | ONLY_SYSTEMDS
 
 
+def test_systemd_waits_for_a_drain_to_end() -> None:
+    (waits,) = [int(value) for name, value in sandbox.options(UNIT) if name == "TimeoutStopSec"]
+    default = load_yaml(example_text())["drain"]["deadline"]
+    assert waits >= default + 15
+
+
 def sandboxed(folder: Path) -> tuple[str, ...]:
     if (reason := sandbox.why_not()) is not None:
         pytest.skip(reason)
@@ -106,6 +116,9 @@ async def test_calls_work_in_the_units_sandbox(call: Call) -> None:
     focus = call.deployment.focus
     alice, bob = await call.joined("alice", "bob")
     await bob.until(lambda: bob.video_of(alice).packets > 50)
+    os.kill(focus.pid, signal.SIGHUP)  # ExecReload
+    await alice.leave()
+    await bob.leave()
     await asyncio.to_thread(focus.stop)
     assert focus.exit_code == 0
     assert "Traceback" not in focus.log_tail()
