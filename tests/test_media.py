@@ -136,7 +136,10 @@ async def test_a_peer_connects_and_dtls_goes_both_ways(core: Media, sink: Sink) 
         peer.send(b"\x16from the peer")
         await until(lambda: len(sink.told) > 1)
         assert sink.told[1] == ("dtls", LEG, b"\x16from the peer")
-        assert (core.leg_stats(LEG) or {})["connected"] == 1
+        stats = core.leg_stats(LEG) or {}
+        host, port = peer.getsockname()
+        assert (stats["connected"], stats["peer_port"]) == (1, port)
+        assert stats["peer_address"] == int.from_bytes(socket.inet_aton(host))
         assert core.stats()["stun_in_total"] == 1
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -194,7 +195,7 @@ class FocusOperations:
             return None
         trip = stats.get("round_trip_microseconds", 0)
         return Figures(
-            None,
+            _address(stats["peer_address"], stats["peer_port"]),
             stats["bytes_in_total"],
             stats["bytes_out_total"],
             stats["packets_out_total"],
@@ -290,8 +291,8 @@ class FocusOperations:
         self._adopt()
 
     def drain(self, on: bool) -> None:
-        """Take no new calls, or take them again."""
-        self._runtime.operate(ev.DrainChanged(on, self._config.drain.deadline if on else None))
+        """Take no new calls, or take them again. Who only drains does not mean to end calls at once."""
+        self._runtime.operate(ev.DrainChanged(on, (self._config.drain.deadline or None) if on else None))
 
     def set_log_level(self, level: str) -> None:
         """Log more or less until the next start or `reload`."""
@@ -322,6 +323,11 @@ class FocusOperations:
         """Keep what an admin did."""
         log.info("admin %s in %s: %s -> %s", by, room_id, command, outcome)
         self._store.put_audit(AuditEntry(_now_ms(), by, room_id, command, outcome))
+
+
+def _address(number: int, port: int) -> str | None:
+    """An IPv4 address and port as they are written; None where there is none yet."""
+    return f"{ipaddress.IPv4Address(number)}:{port}" if port else None
 
 
 def _now_ms() -> int:

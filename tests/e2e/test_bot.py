@@ -26,6 +26,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
         "permissions": {"*": "use", f"@{ADMIN}:localhost": "admin"},
         "notices": {"interval": 0.5, "repeat": 1, "outage": 1},
     },
+    "drain": {"deadline": 600},
     "conferences": {"invite_wait": 0.5, "banned": ["always.banned.org"]},
 }
 
@@ -113,7 +114,8 @@ async def showing(operator: Operator, call: Call, alice: Participant, bob: Parti
     assert shown.startswith(f"Call {call.conf_id} in {call.room_id}: 2 devices here, 0 over trunks")
     for each in (alice, bob):
         line = row(shown, each.device.user_id)
-        assert f"{each.device.device_id}" in line
+        assert each.device.device_id in line
+        assert "{}:{}".format(*each.connection.socket.address) in line
         assert "open, full" in line
         assert "microphone to 1" in line
         assert "camera 640×360 f/h/q to 1" in line  # noqa: RUF001
@@ -304,6 +306,7 @@ async def test_bans_audit_and_rooms_to_tell_survive_a_restart_which_is_told(call
     focus = call.deployment.focus
     alice, bob = await call.joined("alice", "bob")
     user = bob.device.user_id
+    focus.edit("drain", deadline=0)
     async with command_room(call) as operator:
         await operator.ask("notify on")
         await operator.ask(f"ban {user} 7d over a restart")

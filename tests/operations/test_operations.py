@@ -173,6 +173,15 @@ async def test_another_configuration_leaves_bans_and_changed_limits_but_what_the
     assert (focus.runtime.policy.limits.legs, focus.runtime.policy.limits.held_legs) == (50, 8)
 
 
+@pytest.mark.parametrize(("deadline", "given"), [(600, 600.0), (0, None)])
+async def test_a_drain_has_the_deadline_that_is_configured(start: Start, deadline: int, given: float | None) -> None:
+    focus = await start()
+    focus.operations.reconfigure(parse(load_yaml(f"{CONFIG}drain: {{deadline: {deadline}}}")))
+    focus.operations.drain(True)
+    focus.operations.drain(False)
+    assert focus.runtime.said[-2:] == [ev.DrainChanged(True, given), ev.DrainChanged(False, None)]
+
+
 async def test_reload_tells_what_changed_and_refuses_what_is_wrong(start: Start) -> None:
     focus = await start()
     focus.reloaded = Reloaded(("bot.permissions",), ("media.port",))

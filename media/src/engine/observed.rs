@@ -1,5 +1,7 @@
 //! What the engine shows of itself: the numbers that `/metrics` has, those of one leg, and a plain list for tests and tools.
 
+use std::net::SocketAddr;
+
 use super::Engine;
 use super::counters::{Counters, KindCounters, Measured};
 use super::leg::{Leg, Outgoing, Track};
@@ -116,7 +118,13 @@ impl Engine {
 fn leg_numbers(leg: &Leg) -> Vec<(&'static str, u64)> {
     let reports = || leg.outgoing.iter().flatten().map(|outgoing| outgoing.report);
     let counters = leg.counters;
+    let (address, port) = match leg.ice.path().map(|path| path.peer) {
+        Some(SocketAddr::V4(peer)) => (u64::from(u32::from(*peer.ip())), u64::from(peer.port())),
+        _ => (0, 0),
+    };
     vec![
+        ("peer_address", address), // IPv4, as a number; 0: none
+        ("peer_port", port),
         ("connected", u64::from(leg.ice.path().is_some())),
         ("keyed", u64::from(leg.keys.is_some())),
         ("packets_in_total", counters.packets_in),
