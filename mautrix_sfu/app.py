@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import importlib.util
 import logging
 import secrets
 import signal
@@ -22,13 +24,13 @@ from .core.ids import Device, DeviceId, SessionId, UserId
 from .core.policy import Policy
 from .errors import ExitCode, FatalError
 from .http import FocusInfo, HttpServer
-from .matrix import Counted, Matrix, MatrixSettings
+from .matrix import Counted, EncryptionSettings, Matrix, MatrixSettings
 from .media import advertised, open_media
 from .metrics import Metrics
 from .operations import FocusOperations, Parts, Reloaded
 from .rtc import Rtc
 from .runtime import LoadWatch, Runtime
-from .store import Store
+from .store import Store, mautrix_database
 
 log = logging.getLogger("mautrix_sfu")
 
@@ -47,6 +49,7 @@ def policy_of(config: Config) -> Policy:
     return Policy(
         focus=_focus(config),
         session_id=SessionId("sfu"),
+        require_encryption=config.encryption.require,
         homeservers=frozenset(conferences.homeservers),
         guests=conferences.guests,
         banned=frozenset(conferences.banned),
@@ -61,6 +64,21 @@ def policy_of(config: Config) -> Policy:
         peers=frozenset(config.cascade.peers),
         limits=replace(conferences.limits, trunks=config.cascade.trunks),
     )
+
+
+def encryption_of(config: Config) -> EncryptionSettings | None:
+    """How signalling is encrypted, None if it is not; raises FatalError where it must be and cannot."""
+    if not config.encryption.enabled:
+        return None
+    missing = [name for name in ("olm", "unpaddedbase64", "Crypto") if not importlib.util.find_spec(name)]
+    if missing:
+        how = 'pip install "mautrix-sfu[encryption]"'
+        if config.encryption.require:
+            raise FatalError(f"encryption.require: encryption is not installed here; {how}", ExitCode.CONFIG)
+        log.warning("Encryption is not installed here: encrypted calls and command rooms do not work; %s", how)
+        return None
+    database = functools.partial(mautrix_database, config.database.url)
+    return EncryptionSettings(database, config.encryption.pickle_key, config.encryption.require)
 
 
 def _focus(config: Config) -> Device:
@@ -163,6 +181,7 @@ class _Focus:
             listen_port=config.appservice.port,
             verify_ssl=config.homeserver.verify_ssl,
             start_timeout=config.homeserver.start_timeout,
+            encryption=encryption_of(config),
             may_command=self._may_command,
             count=self._count_matrix,
         )

@@ -55,6 +55,18 @@ MATRIX_COUNTERS = {
     "snapshots": "Room states read",
     "snapshots_refused": "Room states that could not be read",
     "homeserver_errors": "Requests to the homeserver that failed and are tried again",
+    "decrypted": "To-device messages that were decrypted",
+    "undecryptable": "To-device messages that could not be decrypted",
+    "encrypted_dropped": "To-device messages dropped because too many of their sender waited to be decrypted",
+    "device_lies": "To-device messages that one device encrypted in the name of another",
+    "downgrades": "To-device messages in plain text about a call that is encrypted",
+    "encrypted": "To-device messages that were encrypted",
+    "unencryptable": "To-device messages not sent because they could not be encrypted",
+    "key_queries": "Questions for users' device keys",
+    "key_queries_limited": "Questions for users' device keys that were not asked because there were too many",
+    "device_keys_changed": "Devices found with other keys than before",
+    "keys_published": "One-time and fallback keys published",
+    "sessions_renewed": "Olm sessions begun anew with devices that could not be understood",
 }
 
 LAGS_KEPT = 20  # measurements that `worst_lag` is the worst of

@@ -45,6 +45,15 @@ class DatabaseConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class EncryptionConfig:
+    """Signalling and command rooms that are encrypted."""
+
+    enabled: bool
+    require: bool  # of everybody who calls, and of foci that are dialled
+    pickle_key: str | None = field(repr=False)  # what the keys in the database are encrypted with; None: a known word
+
+
+@dataclass(frozen=True, slots=True)
 class MediaConfig:
     """The UDP port of the media core."""
 
@@ -153,6 +162,7 @@ class Config:
     homeserver: HomeserverConfig
     appservice: AppserviceConfig
     database: DatabaseConfig
+    encryption: EncryptionConfig
     media: MediaConfig
     conferences: ConferenceConfig
     overload: OverloadConfig

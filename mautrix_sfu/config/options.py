@@ -25,6 +25,7 @@ from .model import (
     Config,
     DatabaseConfig,
     DrainConfig,
+    EncryptionConfig,
     HomeserverConfig,
     HttpConfig,
     MediaConfig,
@@ -277,6 +278,7 @@ def parse(data: Mapping[str, Any], *, tokens: bool = True) -> Config:
         homeserver=_homeserver(root.section("homeserver")),
         appservice=_appservice(root.section("appservice"), tokens),
         database=_database(root.section("database")),
+        encryption=_encryption(root.section("encryption")),
         media=_media(root.section("media")),
         conferences=_conferences(root.section("conferences")),
         overload=_overload(root.section("overload")),
@@ -323,6 +325,15 @@ def _database(section: _Section) -> DatabaseConfig:
         url=section.take("url", _database_url()),
         migrate=section.take("migrate", _BOOL),
         away_timeout=section.take("away_timeout", _seconds(0, 86400)),
+    )
+
+
+def _encryption(section: _Section) -> EncryptionConfig:
+    key = replace(_optional(_text("a secret of at least 8 printable characters", r"[!-~]{8,}")), secret=True)
+    return EncryptionConfig(
+        enabled=section.take("enabled", _BOOL),
+        require=section.take("require", _BOOL),
+        pickle_key=section.take("pickle_key", key),
     )
 
 
@@ -417,6 +428,8 @@ def _contradictions(config: Config) -> list[str]:
             f"conferences.ping_timeout: expected more than conferences.ping_interval "
             f"({config.conferences.ping_interval:g})"
         )
+    if config.encryption.require and not config.encryption.enabled:
+        problems.append("encryption.require: expected encryption.enabled to be true as well")
     ports = {"appservice.port": (config.appservice.hostname, config.appservice.port)}
     listeners = {"http.port": (config.http.hostname, config.http.port)}
     if config.metrics.enabled and config.metrics.port:

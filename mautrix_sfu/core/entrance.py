@@ -6,7 +6,7 @@ from . import events as ev
 from .admission import Place, find_place, limit_hit
 from .books import Books
 from .commands import ApplyOffer, Counter, OpenLeg
-from .grades import REASON_BUSY, REASON_REFUSED, Grades
+from .grades import REASON_BUSY, REASON_PLAIN, REASON_REFUSED, Grades
 from .ids import ConferenceKey
 from .leg import Leg, PendingOffer, Via
 from .lobby import Lobby
@@ -71,6 +71,9 @@ class Entrance:
         dialled = self._trunks.is_peer(invite, now)  # a focus calls once for each conference
         if not self._rate.allow((invite.envelope.sender.user_id, dialled), now):
             self._out.count(Counter.BOUNDS_HIT, "invites_per_user")
+        elif self._books.policy.require_encryption and not invite.envelope.proven:
+            if call not in self._books.ended:
+                self._grades.refuse(invite.envelope, REASON_PLAIN, "not_encrypted")
         elif leg is not None:
             if leg.answer is not None:
                 self._out.put(leg.answer)
@@ -99,6 +102,10 @@ class Entrance:
             return
         envelope = invite.envelope
         live = self._books.same_device(envelope, place.key)
+        if any(leg.envelope.proven for leg in live) and not envelope.proven:
+            self._lobby.take((envelope.sender, envelope.call_id))
+            self._out.count(Counter.BAD_MESSAGES, "not_encrypted")
+            return
         if any(leg.session != envelope.session_id and self._grades.standing(leg, now).listed for leg in live):
             self._park(invite, "other_session_is_live", deadline)
             return

@@ -250,7 +250,7 @@ Metadata = Mapping[StreamId, StreamMetadata]
 class Envelope:
     """The fields of every to-device event of a leg."""
 
-    sender: Device  # user vouched for by the homeserver, device claimed by the message
+    sender: Device  # user vouched for by the homeserver, device claimed by the message (unless `proven`)
     call_id: CallId
     conf_id: ConfId
     room_id: RoomId | None
@@ -258,6 +258,7 @@ class Envelope:
     dest_session_id: SessionId | None
     seq: int | None
     msgid: str | None
+    proven: bool = False  # it came encrypted, by this very device
 
 
 @dataclass(frozen=True, slots=True)

@@ -439,6 +439,9 @@ class Focus:
             return
         call = (envelope.sender, envelope.call_id)
         leg = self._books.by_address(call)
+        if leg is not None and leg.envelope.proven and not envelope.proven:
+            self._out.count(Counter.BAD_MESSAGES, "not_encrypted")
+            return
         match message:
             case ev.Invite():
                 self._entrance.invited(message, leg, now)

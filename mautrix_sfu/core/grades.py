@@ -17,6 +17,7 @@ from .outbox import Outbox
 
 REASON_BUSY = "user_busy"
 REASON_REFUSED = "unknown_error"
+REASON_PLAIN = "encryption_required"
 
 
 class Grades:

@@ -27,6 +27,7 @@ class Policy:
     ping_interval: float = 10.0
     ping_timeout: float = 30.0
     trunk_session: SessionId = SessionId("focus")  # between foci: random per process start
+    require_encryption: bool = False  # of who signals: invites in plain text are refused
     cascade: bool = True
     peers: frozenset[str] = frozenset()  # permitted foci, by user id or server name; empty: any in a conference's set
     limits: Limits = DEFAULT_LIMITS

@@ -2,7 +2,7 @@
 
 from .edge import Matrix
 from .homeserver import As, Homeserver, RefusedError, UnavailableError
-from .interface import Count, Counted, MatrixSettings, MatrixSink, RawEvent
+from .interface import Count, Counted, EncryptionSettings, MatrixSettings, MatrixSink, Message, RawEvent
 from .introduction import introduce, marks_soft_failed, server_version
 from .ping import PING_ERRORS, ping_path
 
@@ -11,10 +11,12 @@ __all__ = [
     "As",
     "Count",
     "Counted",
+    "EncryptionSettings",
     "Homeserver",
     "Matrix",
     "MatrixSettings",
     "MatrixSink",
+    "Message",
     "RawEvent",
     "RefusedError",
     "UnavailableError",

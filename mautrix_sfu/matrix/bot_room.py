@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 MAX_JOBS = 256  # joins and messages that wait
 TRIES = 6
 SOFT_FAILED = "io.element.synapse.soft_failed"
-ENCRYPTED = "I cannot read encrypted messages yet. Please talk to me in a room without encryption."
+ENCRYPTED = "I cannot read encrypted messages: encryption is off here. Please talk to me in a room without it."
 
 Content = dict[str, Any]
 Seal = Callable[[str, Content], Awaitable[tuple[str, Content]]]  # room and content → event type and content to send
@@ -48,8 +48,9 @@ async def _plain(_room_id: str, content: Content) -> tuple[str, Content]:
 class BotRooms:
     """Which rooms the bot is in, whose invites it takes, and whose messages it hears.
 
-    Encryption has two places here: `unseal` is given each `m.room.encrypted` that concerns the bot, and hands what it
-    decrypts to `hear`; `seal` makes what is sent to a room out of a message's content.
+    Encryption has three places here: `unseal` is given each `m.room.encrypted` that concerns the bot, and hands what it
+    decrypts to `hear`; `listen` is given what is in plain text, and hands it to `hear` where the room is not encrypted;
+    `seal` makes what is sent to a room out of a message's content.
     """
 
     def __init__(
@@ -61,12 +62,14 @@ class BotRooms:
     ) -> None:
         self.unseal: Callable[[RawEvent], None] = self._cannot_read
         self.seal: Seal = _plain
+        self.listen: Callable[[RawEvent], None] = self.hear
         self._homeserver = homeserver
         self._user = homeserver.focus.user_id
         self._may_command = may_command
         self._hand_up = hand_up
         self._joined = joined
         self._rooms: set[str] = set()
+        self._loaded = False  # whether these are all
         self._told: set[str] = set()  # encrypted rooms in which it has said that it cannot read
         self._jobs: asyncio.Queue[_Post | _Message] = asyncio.Queue(MAX_JOBS)
         self._prefix = secrets.token_hex(8)
@@ -81,7 +84,8 @@ class BotRooms:
 
     def concerns(self, event: RawEvent) -> bool:
         """Whether a message is one that the bot reads: in a room of its own, from somebody who may command it."""
-        return event["room_id"] in self._rooms and event["sender"] != self._user and self._may_command(event["sender"])
+        here = event["room_id"] in self._rooms or not self._loaded
+        return here and event["sender"] != self._user and self._may_command(event["sender"])
 
     def handle(self, event: RawEvent) -> None:
         """Take the bot's own `m.room.member`, or a message that concerns it."""
@@ -91,10 +95,12 @@ class BotRooms:
         match event["type"]:
             case "m.room.member":
                 self._member(event)
+            case _ if not self.concerns(event):  # it came when the bot's rooms were not known yet
+                pass
             case "m.room.encrypted":
                 self.unseal(event)
             case _:
-                self.hear(event)
+                self.listen(event)
 
     def hear(self, event: RawEvent) -> None:
         """Take an `m.room.message` in the clear; what it is worth is for who reads it to say."""
@@ -140,6 +146,7 @@ class BotRooms:
 
     async def load(self) -> None:
         """Ask which rooms the bot is in. Raises RefusedError or UnavailableError."""
+        self._loaded = True
         answer = await self._homeserver.request(Method.GET, str(Path.v3.joined_rooms), who=As.USER)
         rooms = answer.get("joined_rooms")
         self._rooms = {room for room in rooms if isinstance(room, str)} if isinstance(rooms, list) else set()

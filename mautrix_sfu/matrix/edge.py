@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
 from collections.abc import Awaitable, Coroutine
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mautrix.api import Method, Path
 
@@ -14,13 +13,16 @@ from ..core.ids import Device, RoomId
 from .bot_room import BotRooms
 from .health import Health
 from .homeserver import As, Homeserver, RefusedError, UnavailableError
-from .interface import Counted, MatrixSettings, MatrixSink, RawEvent
-from .introduction import introduce, make_device, refusal, warn_if_too_old
-from .outgoing import Outgoing
+from .interface import Counted, MatrixSettings, MatrixSink, Message, RawEvent
+from .introduction import forget_keys, introduce, make_device, refusal, warn_if_too_old
+from .outgoing import Outgoing, in_plain_text
 from .ping import Pinger
 from .snapshots import Snapshots
 from .to_device import Inbox
 from .transactions import CALL_TYPES, Interest, Listener, always
+
+if TYPE_CHECKING:
+    from .encryption import Encryption
 
 log = logging.getLogger(__name__)
 
@@ -45,18 +47,22 @@ class Matrix:
         )
         self._health = Health(sink.on_homeserver)
         self._snapshots = Snapshots(homeserver, sink.on_snapshot, count)
-        self._outgoing = Outgoing(homeserver, count)
+        self._encryption = encryption = self._make_encryption()
+        self._outgoing = Outgoing(homeserver, count, encryption.seal if encryption is not None else in_plain_text)
         self._bot = BotRooms(homeserver, settings.may_command, sink.on_bot_event, self._snapshots.permitted)
         interests: dict[str, Interest] = dict.fromkeys((*CALL_TYPES, "m.room.member", "m.room.redaction"), always)
         interests |= {"m.room.message": self._bot.concerns, "m.room.encrypted": self._bot.concerns}
         self._listener = Listener(settings.hs_token, interests, self._handle, count, focus.homeserver)
         self._pinger = Pinger(homeserver, settings.appservice_id, self._listener, sink.on_caught_up)
-        restore_device = functools.partial(make_device, homeserver)
-        self._inbox = Inbox(homeserver, self._health, sink.on_to_device, restore_device, count, position)
+        self._inbox = Inbox(homeserver, self._health, self._on_messages, self._restore_device, count, position)
         self._listener.kept = sink.kept
         self._listener.on_lag = self._health.pushed
         self._listener.on_room_for_more = self._pinger.want
         self._inbox.on_back = self._pinger.want
+        if encryption is not None:
+            self._inbox.on_answer = encryption.synced
+            rooms = encryption.serve_rooms(settings.may_command, self._bot.hear, self._bot.send)
+            self._bot.seal, self._bot.unseal, self._bot.listen = rooms.seal, rooms.take, rooms.take
 
     async def start(self) -> None:
         """Listen, register, and begin to read. Raises FatalError with one line if that cannot be.
@@ -66,7 +72,7 @@ class Matrix:
         self._homeserver.open()
         try:
             await self._listener.start(self._settings.listen_host, self._settings.listen_port)
-            await introduce(self._homeserver, self._settings.start_timeout)
+            await introduce(self._homeserver, self._settings.start_timeout, self._see_to_keys)
             await warn_if_too_old(self._homeserver)
             await self._load_rooms()
         except BaseException:
@@ -80,6 +86,7 @@ class Matrix:
             ("ping", self._pinger.work()),
             ("snapshots", self._snapshots.work()),
             ("bot", self._bot.work()),
+            *(() if self._encryption is None else (("encryption", self._encryption.work()),)),
         ):
             self._tasks.append(asyncio.get_running_loop().create_task(self._supervise(name, work), name=name))
 
@@ -96,6 +103,8 @@ class Matrix:
         self._health.close()
         await self._listener.stop()
         await self._homeserver.close()
+        if self._encryption is not None:
+            await self._encryption.close()
 
     # ------------------------------------------------------------ what the runtime asks for
 
@@ -134,6 +143,33 @@ class Matrix:
         self._bot.leave(room_id)
 
     # ------------------------------------------------------------ what comes in
+
+    def _on_messages(self, messages: list[Message], position: str) -> None:
+        """Hand up what is as it came, at once; what is encrypted follows when it is open."""
+        if self._encryption is not None:
+            messages = self._encryption.take(messages)
+        self._sink.on_to_device(messages, position)
+
+    def _make_encryption(self) -> Encryption | None:
+        if self._settings.encryption is None:
+            return None
+        from .encryption import Encryption  # late: its libraries are not there where it is off
+
+        def deliver(messages: list[Message]) -> None:
+            self._sink.on_to_device(messages, self._inbox.position)
+
+        return Encryption(self._homeserver, self._settings.encryption, deliver, self._settings.count)
+
+    async def _see_to_keys(self) -> None:
+        if self._encryption is not None:
+            await self._encryption.start()
+        else:
+            await forget_keys(self._homeserver)
+
+    async def _restore_device(self) -> None:
+        await make_device(self._homeserver)
+        if self._encryption is not None:
+            await self._encryption.publish_again()
 
     def _handle(self, event: RawEvent) -> None:
         kind, room_id = event["type"], event["room_id"]

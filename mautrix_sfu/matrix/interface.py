@@ -5,11 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
+
+from mautrix.util.async_db import Database, UpgradeTable
 
 from ..core.ids import Device, RoomId
 
 RawEvent = dict[str, Any]  # JSON as it came; its fields are the sender's claims until somebody checks them
+
+
+class Message(NamedTuple):
+    """A to-device message."""
+
+    sender: str  # the homeserver vouches for it
+    type: str
+    content: dict[str, Any]
+    proven: bool = False  # it came encrypted, and the device that it names encrypted it
 
 
 class Counted(Enum):
@@ -30,9 +41,30 @@ class Counted(Enum):
     SNAPSHOTS = "snapshots"
     SNAPSHOTS_REFUSED = "snapshots_refused"
     HOMESERVER_ERRORS = "homeserver_errors"  # requests that failed and are tried again
+    DECRYPTED = "decrypted"  # to-device messages
+    UNDECRYPTABLE = "undecryptable"
+    ENCRYPTED_DROPPED = "encrypted_dropped"  # too many of one sender waited, or in all
+    DEVICE_LIES = "device_lies"  # encrypted by one device, in the name of another
+    DOWNGRADES = "downgrades"  # plain text about a call that is encrypted
+    ENCRYPTED = "encrypted"
+    UNENCRYPTABLE = "unencryptable"  # not sent: it may not go in plain text
+    KEY_QUERIES = "key_queries"
+    KEY_QUERIES_LIMITED = "key_queries_limited"  # not asked: too many
+    DEVICE_KEYS_CHANGED = "device_keys_changed"  # under an id that had other keys before
+    KEYS_PUBLISHED = "keys_published"  # one-time and fallback keys
+    SESSIONS_RENEWED = "sessions_renewed"  # with devices that could not be understood
 
 
 Count = Callable[[Counted, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class EncryptionSettings:
+    """How to encrypt signalling."""
+
+    database: Callable[[UpgradeTable], Database] = field(repr=False)  # not yet started
+    pickle_key: str | None = field(default=None, repr=False)  # what keys in it are encrypted with
+    require: bool = False  # whether foci without keys are not dialled
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +81,7 @@ class MatrixSettings:
     verify_ssl: bool = True
     start_timeout: float = 120.0  # for a homeserver that is not up yet
     may_command: Callable[[str], bool] = field(default=lambda _user: False)  # whose invites the bot takes, and messages
+    encryption: EncryptionSettings | None = None  # None: what comes encrypted is not understood
     count: Count = field(default=lambda _what, _by: None)
 
 
@@ -70,8 +103,8 @@ class MatrixSink(Protocol):
     def on_snapshot(self, room_id: RoomId, events: list[RawEvent] | None) -> None:
         """Take a room's call events and memberships; None: the focus may not, or could not, read them."""
 
-    def on_to_device(self, batch: list[tuple[str, str, dict[str, Any]]], position: str) -> None:
-        """Take (sender, type, content)s in order, and the position to start from next time."""
+    def on_to_device(self, batch: list[Message], position: str) -> None:
+        """Take messages, each sender's in order, and the position to start from next time."""
 
     def on_homeserver(self, up: bool) -> None:
         """Learn that the homeserver is lost or lags, or is back; it counts as up after the start."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 from mautrix.api import Method, Path
 
@@ -21,8 +23,14 @@ TOO_OLD = (
 )
 
 
-async def introduce(homeserver: Homeserver, timeout: float) -> None:  # noqa: ASYNC109 (it ends in an error of its own)
-    """Register the bot user and its device, waiting up to `timeout` seconds for a homeserver that is not up yet.
+async def introduce(
+    homeserver: Homeserver,
+    timeout: float,  # noqa: ASYNC109 (it ends in an error of its own)
+    then: Callable[[], Awaitable[None]] | None = None,
+) -> None:
+    """Register the bot user and its device, then do `then`; a homeserver that is not up is waited for.
+
+    That is for `timeout` seconds.
 
     Raises FatalError with one line when the homeserver does not come, or refuses.
     """
@@ -35,6 +43,8 @@ async def introduce(homeserver: Homeserver, timeout: float) -> None:  # noqa: AS
             await _register(homeserver)
             await make_device(homeserver)
             await _check_identity(homeserver)
+            if then is not None:
+                await then()
             return
         except UnavailableError as error:
             tries += 1
@@ -65,6 +75,30 @@ async def make_device(homeserver: Homeserver) -> None:
     """Create the focus's device (MSC4190), or find that it is there. Raises RefusedError or UnavailableError."""
     path = str(Path.v3.devices[homeserver.focus.device_id])
     await homeserver.request(Method.PUT, path, {"display_name": "Calls (SFU)"}, who=As.USER)
+
+
+async def remove_device(homeserver: Homeserver) -> None:
+    """Remove the focus's device, and all its keys with it. Raises RefusedError or UnavailableError."""
+    await homeserver.request(Method.DELETE, str(Path.v3.devices[homeserver.focus.device_id]), {}, who=As.USER)
+
+
+async def own_keys(homeserver: Homeserver) -> dict[str, Any] | None:
+    """Give the encryption keys that the homeserver has for the focus's device. Raises as `remove_device` does."""
+    focus = homeserver.focus
+    asked: dict[str, Any] = {"device_keys": {focus.user_id: []}}
+    answer = await homeserver.request(Method.POST, "/_matrix/client/v3/keys/query", asked, who=As.USER)
+    found = answer.get("device_keys")
+    devices = found.get(focus.user_id) if isinstance(found, dict) else None
+    keys = devices.get(focus.device_id) if isinstance(devices, dict) else None
+    return keys if isinstance(keys, dict) else None
+
+
+async def forget_keys(homeserver: Homeserver) -> None:
+    """See that nobody encrypts for a focus that does not decrypt. Raises as `remove_device` does."""
+    if await own_keys(homeserver) is not None:
+        log.warning("Encryption is off: %s is made again without its keys", homeserver.focus)
+        await remove_device(homeserver)
+        await make_device(homeserver)
 
 
 async def _check_identity(homeserver: Homeserver) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import secrets
 from collections import deque
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,15 @@ log = logging.getLogger(__name__)
 MAX_PER_USER = 256  # messages that wait for one user's devices
 MAX_WAITING = 8192  # in all
 MAX_PARALLEL = 32  # requests at a time
+SEAL_TRIES = 6  # half a minute; a call does not wait longer for its keys
+
+Content = dict[str, Any]
+Seal = Callable[[Device, str, Content], Awaitable[tuple[str, Content] | None]]
+
+
+async def in_plain_text(_to: Device, event_type: str, content: Content) -> tuple[str, Content]:
+    """How messages go out where nothing is encrypted."""
+    return event_type, content
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +43,11 @@ class _Message:
 class Outgoing:
     """One queue per user, worked off by a task that lives as long as there is something in it."""
 
-    def __init__(self, homeserver: Homeserver, count: Count) -> None:
+    def __init__(self, homeserver: Homeserver, count: Count, seal: Seal = in_plain_text) -> None:
+        """`seal` gives what to send instead, None to drop it; it raises UnavailableError to be asked again."""
         self._homeserver = homeserver
         self._count = count
+        self._seal = seal
         self._queues: dict[UserId, deque[_Message]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._waiting = 0
@@ -95,9 +106,14 @@ class Outgoing:
                     raise
                 self._drop(message, f"what it waited for failed ({type(error).__name__})")
                 return
+        sealed = await self._sealed(message)
+        if sealed is None:
+            self._count(Counted.TO_DEVICE_DROPPED, 1)
+            return
+        event_type, content = sealed
         self._number += 1
-        path = str(Path.v3.sendToDevice[message.type][f"{self._prefix}-{self._number}"])
-        body = {"messages": {message.to.user_id: {message.to.device_id: message.content}}}
+        path = str(Path.v3.sendToDevice[event_type][f"{self._prefix}-{self._number}"])
+        body = {"messages": {message.to.user_id: {message.to.device_id: content}}}
         backoff = Backoff()
         while True:
             try:
@@ -115,6 +131,18 @@ class Outgoing:
                 return
             self._count(Counted.TO_DEVICE_RETRIED, 1)
             await backoff.pause()
+
+    async def _sealed(self, message: _Message) -> tuple[str, Content] | None:
+        backoff = Backoff()
+        for _ in range(SEAL_TRIES):
+            try:
+                return await self._seal(message.to, message.type, message.content)
+            except UnavailableError as error:
+                log.debug("A to-device message cannot be encrypted yet: %s", error)
+            self._count(Counted.TO_DEVICE_RETRIED, 1)
+            await backoff.pause()
+        log.warning("A to-device message (%s) to %s is dropped: it could not be encrypted", message.type, message.to)
+        return None
 
     def _drop(self, message: _Message, why: str) -> None:
         self._count(Counted.TO_DEVICE_DROPPED, 1)

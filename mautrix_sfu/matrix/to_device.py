@@ -11,7 +11,7 @@ from mautrix.api import Method
 
 from .health import Health
 from .homeserver import Backoff, Homeserver, RefusedError, UnavailableError
-from .interface import Count, Counted
+from .interface import Count, Counted, Message
 
 log = logging.getLogger(__name__)
 
@@ -22,8 +22,6 @@ MAX_BACKLOG_PAGES = 100  # of 100 messages each, gathered before they are handed
 
 _NOTHING = {"not_types": ["*"]}
 FILTER = json.dumps({"presence": _NOTHING, "account_data": _NOTHING, "room": {"rooms": []}}, separators=(",", ":"))
-
-Message = tuple[str, str, dict[str, Any]]  # sender, type, content
 
 
 class Inbox:
@@ -43,6 +41,7 @@ class Inbox:
         position: str | None,
     ) -> None:
         self.on_back: Callable[[], None] = lambda: None  # the homeserver answers again after a failure
+        self.on_answer: Callable[[dict[str, Any]], None] = lambda _answer: None  # what `/sync` says beside messages
         self._homeserver = homeserver
         self._health = health
         self._deliver = deliver
@@ -50,6 +49,11 @@ class Inbox:
         self._count = count
         self._position = position
         self._failed = False
+
+    @property
+    def position(self) -> str:
+        """Where the page after the last one begins."""
+        return self._position or ""
 
     async def work(self) -> None:
         """Read for ever. Raises RefusedError when the homeserver refuses the token or the user."""
@@ -116,6 +120,7 @@ class Inbox:
         if self._failed:
             self._failed = False
             self.on_back()
+        self.on_answer(answer)
         messages = self._messages(answer)
         if messages and position == self._position:
             self._count(Counted.TO_DEVICE_REPEATED, len(messages))
@@ -129,7 +134,7 @@ class Inbox:
         for event in events if isinstance(events, list) else ():
             match event:
                 case {"sender": str(sender), "type": str(kind), "content": dict(content)}:
-                    found.append((sender, kind, content))
+                    found.append(Message(sender, kind, content))
                 case _:
                     self._count(Counted.MALFORMED, 1)
         return found

@@ -19,6 +19,7 @@ from ..core.policy import Policy
 from ..core.rate import Rate
 from ..core.sequence import without_stale_invites
 from ..core.view import FocusView, LinkView, TrackView
+from ..matrix import Message
 from ..metrics import Metrics
 from ..store import StoredFact
 from ..wire import channel, room_events, to_device
@@ -217,14 +218,14 @@ class Runtime:
         if self._store is not None:
             self._store.replace_room(room_id, kept)
 
-    def on_to_device(self, batch: list[tuple[str, str, dict[str, Any]]], position: str) -> None:
+    def on_to_device(self, batch: list[Message], position: str) -> None:
         """Take a page of to-device messages; they are worked off in turns among their senders."""
         messages: list[ev.ToDevice] = []
-        for sender, event_type, content in batch:
+        for sender, event_type, content, proven in batch:
             if event_type not in to_device.TYPES:
                 continue
             try:
-                messages.append(to_device.decode(sender, event_type, content, self.policy.limits))
+                messages.append(to_device.decode(sender, event_type, content, self.policy.limits, proven))
             except MalformedError as error:
                 self._metrics.count("bad_messages", error.code)
                 if error.bound is not None:

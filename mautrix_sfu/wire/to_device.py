@@ -13,7 +13,8 @@ from ..core.policy import DEFAULT_LIMITS, Limits
 from .fields import Json, MalformedError, items, metadata, obj, optional_text, text, whole
 
 MAX_EVENT = 65536  # bytes of canonical JSON that a homeserver takes
-MAX_ANSWER_EVENT = 48 * 1024  # bytes; a larger answer goes without its metadata, which follows on the data channel
+# Bytes; a larger answer goes without its metadata, which follows on the data channel. Encrypted it grows by a third.
+MAX_ANSWER_EVENT = 44 * 1024
 MAX_LIFETIME = 120.0  # seconds
 METADATA_KEYS = ("org.matrix.msc3077.sdp_stream_metadata", "sdp_stream_metadata")
 ROOM_KEY = "org.matrix.msc3898.room_id"
@@ -33,13 +34,16 @@ REASONS = frozenset(
         "keep_alive_timeout",
         "set_remote_description",
         "unknown_error",
+        "encryption_required",
     )
 )
 
 
-def decode(sender: str, event_type: str, content: Json, limits: Limits = DEFAULT_LIMITS) -> ToDevice:
+def decode(
+    sender: str, event_type: str, content: Json, limits: Limits = DEFAULT_LIMITS, proven: bool = False
+) -> ToDevice:
     """A to-device event of one of `TYPES`; raises MalformedError."""
-    envelope = _envelope(sender, content)
+    envelope = _envelope(sender, content, proven)
     match event_type:
         case "m.call.invite":
             sdp = _description(content, "offer", "offer", limits)
@@ -172,7 +176,7 @@ def _fields(address: Address, focus: Device) -> dict[str, Any]:
     return {key: value for key, value in fields.items() if value is not None}
 
 
-def _envelope(sender: str, content: Json) -> Envelope:
+def _envelope(sender: str, content: Json, proven: bool = False) -> Envelope:
     device = optional_text(content, "device_id") or text(content, "party_id")
     room_id = optional_text(content, ROOM_KEY)
     session = optional_text(content, "sender_session_id")
@@ -186,6 +190,7 @@ def _envelope(sender: str, content: Json) -> Envelope:
         SessionId(dest) if dest is not None else None,
         whole(content, "seq"),
         optional_text(content, "org.matrix.msgid"),
+        proven,
     )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from mautrix_sfu.core.ids import Device, DeviceId, RoomId, UserId
-from mautrix_sfu.matrix import Counted, Matrix, MatrixSettings, RawEvent
+from mautrix_sfu.matrix import Counted, Matrix, MatrixSettings, Message, RawEvent
 from tests.support.synapse import Registration, Synapse, free_port
 
 
@@ -24,7 +24,7 @@ class Sink:
         self.events: list[RawEvent] = []
         self.bot_events: list[RawEvent] = []
         self.snapshots: list[tuple[RoomId, list[RawEvent] | None]] = []
-        self.batches: list[list[tuple[str, str, dict[str, Any]]]] = []
+        self.batches: list[list[Message]] = []
         self.position: str | None = None
         self.homeserver: list[bool] = []
         self.caught_up = 0
@@ -48,7 +48,7 @@ class Sink:
     def on_snapshot(self, room_id: RoomId, events: list[RawEvent] | None) -> None:
         self.snapshots.append((room_id, events))
 
-    def on_to_device(self, batch: list[tuple[str, str, dict[str, Any]]], position: str) -> None:
+    def on_to_device(self, batch: list[Message], position: str) -> None:
         self.batches.append(batch)
         self.position = position
 
@@ -62,7 +62,7 @@ class Sink:
         self.fatal.append(message)
 
     @property
-    def messages(self) -> list[tuple[str, str, dict[str, Any]]]:
+    def messages(self) -> list[Message]:
         return [message for batch in self.batches for message in batch]
 
     def contents(self, room_id: str) -> list[Any]:

@@ -13,7 +13,7 @@ from aiohttp import web
 from mautrix.api import Method
 
 from mautrix_sfu.core.ids import Device, DeviceId, RoomId, UserId
-from mautrix_sfu.matrix import Counted, RawEvent, health, ping, transactions
+from mautrix_sfu.matrix import Counted, Message, RawEvent, health, ping, transactions
 from mautrix_sfu.matrix.health import Health
 from mautrix_sfu.matrix.homeserver import Homeserver, RefusedError, UnavailableError
 from mautrix_sfu.matrix.ping import Pinger
@@ -206,7 +206,7 @@ async def test_a_page_that_comes_twice_is_handed_up_once(serve: Serve) -> None:
             await asyncio.sleep(0.01)
     worker.cancel()
     await asyncio.gather(worker, return_exceptions=True)
-    assert batches == [([("@a:x", "m.call.invite", {"n": 1})], "s1")]
+    assert batches == [([Message("@a:x", "m.call.invite", {"n": 1})], "s1")]
 
 
 async def test_a_room_that_changed_while_it_was_read_is_read_again(serve: Serve) -> None:

@@ -9,7 +9,7 @@ from collections import Counter
 import pytest
 
 from mautrix_sfu.core.ids import Device, DeviceId, RoomId, UserId
-from mautrix_sfu.matrix import Counted
+from mautrix_sfu.matrix import Counted, Message
 from mautrix_sfu.matrix.outgoing import MAX_PER_USER
 from tests.conftest import MakeSynapse
 from tests.matrix.conftest import Focus, Sink, StartFocus, registration, settings_for
@@ -58,7 +58,7 @@ async def test_1000_messages_arrive_in_order_and_once_while_others_talk_and_the_
     await asyncio.sleep(0.3)  # nothing comes twice
     assert len(focus.sink.messages) == len(senders) * per_sender
     for client in senders:
-        assert [content["n"] for sender, _, content in focus.sink.messages if sender == client.user_id] == list(
+        assert [message.content["n"] for message in focus.sink.messages if message.sender == client.user_id] == list(
             range(per_sender)
         )
 
@@ -70,14 +70,14 @@ async def test_what_came_while_the_focus_was_down_is_one_batch_and_nothing_from_
     alice = await synapse.register_user("alice_down")
     first = await start_focus(synapse)
     await alice.send_to_device(INVITE, first.device.user_id, first.device.device_id, {"n": "before"})
-    await first.sink.until(lambda sink: (alice.user_id, INVITE, {"n": "before"}) in sink.messages)
+    await first.sink.until(lambda sink: Message(alice.user_id, INVITE, {"n": "before"}) in sink.messages)
     await first.matrix.stop()
     for number in range(130):  # more than a page
         await alice.send_to_device(INVITE, first.device.user_id, first.device.device_id, {"n": number})
     second = await start_focus(synapse, position=first.sink.position)
     await second.sink.until(lambda sink: sink.messages)
     assert len(second.sink.batches) == 1
-    assert second.sink.messages == [(alice.user_id, INVITE, {"n": number}) for number in range(130)]
+    assert second.sink.messages == [Message(alice.user_id, INVITE, {"n": number}) for number in range(130)]
 
 
 @pytest.mark.synapse
@@ -158,7 +158,7 @@ async def test_messages_survive_a_restart_of_the_homeserver_both_ways(
     assert [event["content"]["n"] for event in events] == list(range(20))
     assert counted[Counted.TO_DEVICE_RETRIED] > 0
     await alice.send_to_device(INVITE, focus.device.user_id, focus.device.device_id, {"n": "after"})
-    await focus.sink.until(lambda sink: sink.messages == [(alice.user_id, INVITE, {"n": "after"})])
+    await focus.sink.until(lambda sink: sink.messages == [Message(alice.user_id, INVITE, {"n": "after"})])
     # Synapse's transaction ids start at 1 again.
     await alice.send_state(room, "m.call", "conf", {"n": "after"})
     await focus.sink.until(lambda sink: len(sink.contents(room)) == 2)
@@ -182,7 +182,7 @@ async def test_a_device_that_somebody_removed_is_made_again(synapse: Synapse, st
                 await asyncio.sleep(0.2)
     seen = len(focus.sink.messages)
     await admin.send_to_device(INVITE, focus.device.user_id, focus.device.device_id, {"n": 1})
-    await focus.sink.until(lambda sink: (admin.user_id, INVITE, {"n": 1}) in sink.messages[seen:])
+    await focus.sink.until(lambda sink: Message(admin.user_id, INVITE, {"n": 1}) in sink.messages[seen:])
     assert not focus.sink.fatal
 
 
@@ -193,7 +193,7 @@ async def test_a_position_that_the_homeserver_does_not_know_is_given_up(
     focus = await start_focus(synapse, position="nonsense")
     alice = await synapse.register_user("alice_position")
     await alice.send_to_device(INVITE, focus.device.user_id, focus.device.device_id, {"n": "position"})
-    await focus.sink.until(lambda sink: (alice.user_id, INVITE, {"n": "position"}) in sink.messages)
+    await focus.sink.until(lambda sink: Message(alice.user_id, INVITE, {"n": "position"}) in sink.messages)
 
 
 @pytest.mark.synapse

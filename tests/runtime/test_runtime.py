@@ -11,6 +11,7 @@ from mautrix_sfu.core.events import ChannelOpened, OverloadChanged, StoredLeg
 from mautrix_sfu.core.fair_queue import MAX_QUEUED_PER_SENDER, FairQueue
 from mautrix_sfu.core.ids import Device, DeviceId, LegId, Mid, RoomId, UserId
 from mautrix_sfu.core.policy import Policy
+from mautrix_sfu.matrix import Message
 from mautrix_sfu.metrics import Metrics
 from mautrix_sfu.runtime import Runtime
 from mautrix_sfu.store import StoredFact
@@ -170,7 +171,7 @@ def member_event(user: str, number: int, device: str = "D", room: str = ROOM) ->
     }
 
 
-def invite(user: str, call: str, device: str = "D", sdp: str = OFFER, **more: Any) -> tuple[str, str, dict[str, Any]]:
+def invite(user: str, call: str, device: str = "D", sdp: str = OFFER, **more: Any) -> Message:
     content = {
         "call_id": call,
         "conf_id": "conf",
@@ -182,7 +183,7 @@ def invite(user: str, call: str, device: str = "D", sdp: str = OFFER, **more: An
         "lifetime": 60000,
         "offer": {"type": "offer", "sdp": sdp},
     }
-    return user, "m.call.invite", content | more
+    return Message(user, "m.call.invite", content | more)
 
 
 def answers(edges: Edges, user: str) -> list[dict[str, Any]]:
@@ -316,7 +317,7 @@ async def test_what_a_calls_connections_sent_and_received_is_added_up_and_told_w
 
 async def test_a_malformed_invite_is_counted_and_refused() -> None:
     runtime, edges, metrics = make()
-    runtime.on_to_device([invite("@a:hs", "c", offer=None), ("@a:hs", "m.call.hangup", {})], "p1")
+    runtime.on_to_device([invite("@a:hs", "c", offer=None), Message("@a:hs", "m.call.hangup", {})], "p1")
     assert [each[2] for each in edges.of("to_device")] == ["m.call.reject"]
     assert b'mautrix_sfu_bad_messages_total{cause="missing_field"} 2.0' in metrics.render()[0]
     runtime.stop()

@@ -10,12 +10,14 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from tests.support.focus import CALL_MEMBER, ROOT, Deployment, FocusProcess, guarded
 from tests.support.participant import Mischief, Participant
 from tests.support.pulse import Window, judge, windows
 from tests.support.synapse import Client
+
+P = TypeVar("P", bound=Participant)
 
 _TROUBLE = re.compile(
     "Traceback|CRITICAL|internal error|[Uu]nhandled|could not be handled|never retrieved|never awaited|panicked"
@@ -71,6 +73,11 @@ class Call:
         )
         made.stopped_layers = self.stopped_layers
         return await self._stack.enter_async_context(made)
+
+    async def enter(self, participant: P) -> P:
+        """Begin with a participant that was made elsewhere; it ends with the call."""
+        await self._stack.enter_async_context(participant)
+        return participant
 
     async def join(self, *participants: Participant, **options: Any) -> None:
         """Let them join one after the other."""

@@ -277,7 +277,10 @@ class Participant:
         if self.mischief.name_room:
             fields[ROOM_ID] = call.room_id
         call.seq += 1
-        await self.matrix.send_to_device(self.focus.user_id, self.focus.device_id, message_type, {**fields, **content})
+        await self._send(message_type, {**fields, **content})
+
+    async def _send(self, message_type: str, content: dict[str, Any]) -> None:
+        await self.matrix.send_to_device(self.focus.user_id, self.focus.device_id, message_type, content)
 
     def tell(self, message_type: str, **content: Any) -> None:
         """Send a message over the data channel."""
