@@ -19,11 +19,12 @@ COPY mautrix_sfu mautrix_sfu
 COPY --from=page /src/mautrix_sfu/http/page mautrix_sfu/http/page
 RUN /build/bin/maturin build --release --locked --out dist
 
-FROM python:3.13-slim-bookworm
+# 3.12: the newest Python for which python-olm (encryption) is to be had as a wheel.
+FROM python:3.12-slim-bookworm
 COPY constraints.txt /tmp/
 COPY contrib/docker/healthcheck.py /usr/local/lib/
 COPY --from=wheel /src/dist/*.whl /tmp/
-RUN pip install --no-cache-dir --constraint /tmp/constraints.txt /tmp/*.whl && rm /tmp/*.whl /tmp/constraints.txt \
+RUN pip install --no-cache-dir --constraint /tmp/constraints.txt "$(echo /tmp/*.whl)[encryption]" && rm /tmp/*.whl /tmp/constraints.txt \
     && useradd --uid 1337 --home-dir /data --create-home sfu
 USER sfu
 WORKDIR /data

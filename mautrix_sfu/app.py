@@ -72,7 +72,7 @@ def encryption_of(config: Config) -> EncryptionSettings | None:
         return None
     missing = [name for name in ("olm", "unpaddedbase64", "Crypto") if not importlib.util.find_spec(name)]
     if missing:
-        how = 'pip install "mautrix-sfu[encryption]"'
+        how = 'pip install "mautrix[encryption]" beside it'
         if config.encryption.require:
             raise FatalError(f"encryption.require: encryption is not installed here; {how}", ExitCode.CONFIG)
         log.warning("Encryption is not installed here: encrypted calls and command rooms do not work; %s", how)

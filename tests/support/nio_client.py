@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from types import SimpleNamespace, TracebackType
+from typing import Any, Self, cast
 
 from nio import (
     AsyncClient,
@@ -19,6 +19,7 @@ from nio import (
     RoomSendError,
 )
 
+from .operator import Operator
 from .synapse import Client
 
 ENCRYPTION = {"type": "m.room.encryption", "state_key": "", "content": {"algorithm": "m.megolm.v1.aes-sha2"}}
@@ -120,3 +121,31 @@ class NioClient:
 
     async def _on_unreadable(self, room: MatrixRoom, _event: MegolmEvent) -> None:
         self.unreadable.append(room.room_id)
+
+
+class EncryptedOperator(Operator):
+    """Who commands the bot in an encrypted room."""
+
+    def __init__(self, nio: NioClient, room_id: str, bot: str) -> None:
+        super().__init__(cast("Client", None), room_id, bot, cast("Any", SimpleNamespace(mxid=nio.user_id)))
+        self._nio = nio
+        nio.nio.add_event_callback(self._on_notice, (RoomMessageNotice,))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        pass
+
+    async def say(self, text: str) -> str:
+        """Say something, encrypted; its event's id."""
+        return await self._nio.say(self.room_id, text)
+
+    async def _on_notice(self, room: MatrixRoom, event: RoomMessageNotice) -> None:
+        if event.sender == self.bot and room.room_id == self.room_id:
+            assert event.decrypted
+            content = event.source["content"]
+            self.heard.append((content.get("m.relates_to", {}).get("m.in_reply_to", {}).get("event_id"), content))
+            self._changed.set()

@@ -22,6 +22,7 @@ from ..interface import Count, Counted
 log = logging.getLogger(__name__)
 
 FRESH_FOR = 3600.0  # seconds; of a user who shares no room with the focus no change is announced
+UNANSWERED_FOR = 60.0  # seconds for which a homeserver that did not answer is not asked again without need
 MAX_USERS = 4096  # remembered
 MAX_DEVICES = 500  # of one user
 USER_QUERIES = (4, 1 / 15)  # of one user: at once, and per second
@@ -99,7 +100,9 @@ class Devices:
 
     def _fresh(self, user: str, within: float) -> bool:
         entry = self._users.get(user)
-        return entry is not None and entry.complete and self._clock() - entry.asked < within
+        if entry is None:
+            return False
+        return self._clock() - entry.asked < (within if entry.complete else min(within, UNANSWERED_FOR))
 
     async def _query(self, users: list[str]) -> None:
         self._count(Counted.KEY_QUERIES, 1)

@@ -233,6 +233,12 @@ class Encryption:
             self._count(Counted.UNENCRYPTABLE, 1)
             log.warning("A message (%s) to %s cannot be encrypted and is not sent: %s", event_type, to, error)
             return None
+        except UnavailableError:
+            raise
+        except Exception:
+            self._count(Counted.HANDLER_FAILED, 1)
+            log.exception("A message (%s) to %s could not be encrypted because of a fault", event_type, to)
+            return None
         self._count(Counted.ENCRYPTED, 1)
         return ENCRYPTED, encrypted
 
@@ -261,7 +267,7 @@ class Encryption:
                 path = Path.v3.sendToDevice[ENCRYPTED][f"{self._prefix}-{self._number}"]
                 messages = {known.device.user_id: {known.device.device_id: content}}
                 await self._homeserver.request(Method.PUT, str(path), {"messages": messages})
-            except (NoSessionError, RefusedError, UnavailableError) as error:
+            except Exception as error:  # it is for the better only
                 log.info("No new session with %s could be begun: %s", known.device, error)
             else:
                 self._count(Counted.SESSIONS_RENEWED, 1)

@@ -90,8 +90,9 @@ class Publication:
             self._wanted.clear()
             try:
                 await self._fill()
-            except (RefusedError, UnavailableError) as error:
-                log.warning("One-time keys could not be published, trying again: %s", error)
+            except Exception as error:
+                faulty = not isinstance(error, RefusedError | UnavailableError)
+                log.warning("One-time keys could not be published, trying again: %s", error, exc_info=faulty)
                 self._wanted.set()
                 await backoff.pause()
             else:

@@ -18,7 +18,7 @@ from mautrix.crypto.account import OlmAccount
 from mautrix.types import EventID, IdentityKey, RoomID, SessionID, SigningKey
 from olm.group_session import OlmGroupSessionError
 
-from ..homeserver import As, Homeserver, RefusedError, UnavailableError
+from ..homeserver import As, Backoff, Homeserver, RefusedError, UnavailableError
 from ..interface import Count, Counted, RawEvent
 from .database import KeyStore
 from .devices import Devices, KnownDevice
@@ -30,6 +30,7 @@ MEGOLM = "m.megolm.v1.aes-sha2"
 MAX_QUEUED = 256  # events that wait to be decrypted
 MAX_KEYLESS = 64  # events whose key has not come yet
 KEY_WITHIN = 10.0  # seconds that a key may come after the message
+TRIES = 5  # while the homeserver does not answer
 MAX_TOLD = 256  # sessions that the bot has complained of
 MAX_DEVICES = 2000  # that are given the key of a room
 SHARE_AT_ONCE = 20  # devices in one request: a message may be as large as 64 KiB, a key is 1 KiB
@@ -101,13 +102,23 @@ class Rooms:
         while True:
             event = await self._queue.get()
             try:
-                await self._open(event)
+                await self._try(event)
             except (NotReadableError, RefusedError, UnavailableError) as error:
                 self._count(Counted.UNDECRYPTABLE, 1)
                 log.info("A message of %s in %s cannot be read: %s", event["sender"], event["room_id"], error)
             except Exception:
                 self._count(Counted.HANDLER_FAILED, 1)
                 log.exception("A message to the bot could not be handled; going on with the next one")
+
+    async def _try(self, event: RawEvent) -> None:
+        backoff = Backoff()
+        for _ in range(TRIES - 1):
+            try:
+                await self._open(event)
+                return
+            except UnavailableError:
+                await backoff.pause()
+        await self._open(event)
 
     async def _open(self, event: RawEvent) -> None:
         if event["type"] != ENCRYPTED:
@@ -216,7 +227,8 @@ class Rooms:
         payload = {"room_id": room_id, "type": "m.room.message", "content": content}
         assert self._account is not None
         self._count(Counted.ENCRYPTED, 1)
-        return ENCRYPTED, {
+        relation = {"m.relates_to": content["m.relates_to"]} if "m.relates_to" in content else {}  # the server reads it
+        return ENCRYPTED, relation | {
             "algorithm": MEGOLM,
             "sender_key": self._account.identity_key,
             "device_id": self._homeserver.focus.device_id,
