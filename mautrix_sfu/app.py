@@ -269,6 +269,8 @@ class _Focus:
     def _store_away(self, why: str | None) -> None:
         """Calls that run go on without the database; one that begins would not be told of a restart."""
         self._runtime.on_database(why is None)
+        if self._operations is not None:
+            self._operations.database_changed(why)
 
     # ------------------------------------------------------------ what is asked of it
 

@@ -6,8 +6,8 @@ import asyncio
 import ipaddress
 import logging
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 
 from .. import __version__
@@ -26,7 +26,7 @@ from ..matrix import RefusedError as HomeserverRefusedError
 from ..media import Media
 from ..metrics import Metrics
 from ..runtime import Runtime
-from ..store import AuditEntry, EndedCall, Store, Stored, StoredBan
+from ..store import AuditEntry, AwayError, EndedCall, Store, Stored, StoredBan
 from .bans import Bans
 from .load import Rates, limits_of
 from .watch import Watch
@@ -55,6 +55,14 @@ class Reloaded:
     live: tuple[str, ...] = ()  # changed, and in force
     restart: tuple[str, ...] = ()  # changed, and in force after a restart
     problems: tuple[str, ...] = ()  # the file is refused: everything is as before
+
+
+@contextmanager
+def _refusing_while_away() -> Iterator[None]:
+    try:
+        yield
+    except AwayError as error:
+        raise RefusedError(f"Not now: {error}") from error
 
 
 class FocusOperations:
@@ -151,6 +159,10 @@ class FocusOperations:
         """The homeserver does not answer any more, or again."""
         self._watch.homeserver(up, time.monotonic())
 
+    def database_changed(self, why: str | None) -> None:
+        """The database does not answer any more, for this reason, or again."""
+        self._watch.database(why, time.monotonic())
+
     def conference_ended(self, ended: ConferenceEnded, bytes_in: int, bytes_out: int) -> None:
         """A call is over."""
         now_ms, key = _now_ms(), ended.conference
@@ -227,11 +239,13 @@ class FocusOperations:
 
     async def history(self, number: int) -> Sequence[PastCall]:
         """The calls that ended last."""
-        return [PastCall(**asdict(call)) for call in await self._store.ended_calls(number)]
+        with _refusing_while_away():
+            return [PastCall(**asdict(call)) for call in await self._store.ended_calls(number)]
 
     async def audit(self, number: int) -> Sequence[AuditLine]:
         """What admins did last."""
-        return [AuditLine(**asdict(entry)) for entry in await self._store.audit(number)]
+        with _refusing_while_away():
+            return [AuditLine(**asdict(entry)) for entry in await self._store.audit(number)]
 
     async def check(self, room_id: str | None) -> Sequence[Finding]:
         """Test the installation."""

@@ -41,6 +41,8 @@ class Watch:
                 self.notices.add(_limit(what.cause), f"The limit {what.cause} was reached", now)
             case Counter.REFUSALS if what.cause == "banned":
                 self.notices.add("banned", "Somebody banned tried to join a call", now, who)
+            case Counter.REFUSALS if what.cause == f"{OVERLOAD}database":
+                pass  # told already, when it went away
             case Counter.REFUSALS if what.cause.startswith(OVERLOAD):
                 cause = what.cause.removeprefix(OVERLOAD)
                 self.notices.add("overload", f"Too much load ({cause}): somebody was refused", now, who)
@@ -57,6 +59,13 @@ class Watch:
             away, self._homeserver_away = now - self._homeserver_away, None
             if away >= self._outage:
                 self.notices.add("homeserver", f"The homeserver did not answer for {duration(away)}.", now)
+
+    def database(self, why: str | None, now: float) -> None:
+        """The database does not answer any more, for this reason, or again."""
+        if why is None:
+            self.notices.add("database up", "The database answers again", now)
+        else:
+            self.notices.add("database down", f"Calls go on, but new ones are refused: {why}", now)
 
     def links(self, links: Iterable[LinkView], now: float) -> None:
         """Look at the trunks that there are or should be."""

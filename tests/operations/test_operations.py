@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import pytest
 
@@ -20,10 +20,11 @@ from mautrix_sfu.core import events as ev
 from mautrix_sfu.core.commands import ConferenceEnded, Count, Counter
 from mautrix_sfu.core.ids import ConferenceKey, ConfId, Device, DeviceId, LegId, RoomId, UserId
 from mautrix_sfu.core.view import FocusView, LegView, LinkView
+from mautrix_sfu.errors import ExitCode
 from mautrix_sfu.operations import FocusOperations, Parts, Reloaded
 from mautrix_sfu.operations.load import WINDOW, Number, Rates, limits_of
 from mautrix_sfu.operations.watch import Watch
-from mautrix_sfu.store import Store
+from mautrix_sfu.store import AwayError, Store
 
 CONFIG = """\
 homeserver: {address: https://matrix.example.org, domain: example.org}
@@ -264,6 +265,29 @@ def test_the_homeservers_absence_is_told_when_it_is_back_if_it_was_long() -> Non
     seen.homeserver(False, 200.0)
     seen.homeserver(True, 320.0)
     assert seen.notices.take(330.0) == ["The homeserver did not answer for 2 min 0 s."]
+
+
+def test_a_database_that_is_away_is_told_once_and_so_is_its_return() -> None:
+    seen = watch()
+    seen.database("database sfu on db: does not answer", 0.0)
+    seen.counted(Count(Counter.REFUSALS, "overload_database", MALLORY), 1.0)
+    assert seen.notices.take(100.0) == ["Calls go on, but new ones are refused: database sfu on db: does not answer"]
+    seen.database(None, 200.0)
+    assert seen.notices.take(300.0) == ["The database answers again"]
+
+
+async def test_what_is_looked_up_while_the_database_is_away_is_refused_with_the_reason(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(_: int) -> NoReturn:
+        raise AwayError("database sfu on db: does not answer", ExitCode.DATABASE_UNREACHABLE)
+
+    focus = await start()
+    for looked_up in ("audit", "ended_calls"):
+        monkeypatch.setattr(focus.store, looked_up, away)
+    for ask in (focus.operations.audit, focus.operations.history):
+        with pytest.raises(RefusedError, match="Not now: database sfu on db: does not answer"):
+            await ask(10)
 
 
 def test_a_trunk_that_is_down_for_long_is_told_once_and_that_it_is_up_again() -> None:
