@@ -1,10 +1,13 @@
-"""The names by which the product tells users, devices, rooms, calls, legs and tracks apart."""
+"""The names by which the product tells users, devices, rooms, calls, legs and tracks apart.
+
+Those of two parts are keys of the core's busiest dictionaries: as tuples they are hashed and compared without running
+any Python, which as frozen dataclasses was a third of all that deciding takes.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
-from typing import NewType
+from typing import NamedTuple, NewType
 
 UserId = NewType("UserId", str)
 DeviceId = NewType("DeviceId", str)
@@ -27,8 +30,7 @@ class Kind(Enum):
     VIDEO = "video"
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Device:
+class Device(NamedTuple):
     """A user's device: a participant or, where it is an SFU, a focus (MSC3898)."""
 
     user_id: UserId
@@ -43,8 +45,7 @@ class Device:
         return f"{self.user_id}/{self.device_id}"
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class ConferenceKey:
+class ConferenceKey(NamedTuple):
     """One call in one room: the same call id in another room is another conference."""
 
     room_id: RoomId
@@ -54,8 +55,7 @@ class ConferenceKey:
         return f"{self.room_id}|{self.conf_id}"
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class TrackKey:
+class TrackKey(NamedTuple):
     """A published track: the track id is its publisher's choice and means something only with it."""
 
     owner: Device

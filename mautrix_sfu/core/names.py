@@ -21,6 +21,7 @@ class Names:
         self._track_owner: dict[TrackId, TrackKey] = {}
         self._pairs: dict[tuple[StreamId, TrackId], TrackKey] = {}  # every pair ever shown
         self._made = 0
+        self.version = 0  # another one whenever `resolve` may say something else than before
 
     def stream(self, owner: Device, stream_id: StreamId) -> StreamId:
         """The id under which this stream is shown."""
@@ -49,9 +50,12 @@ class Names:
             if len(self._tracks) > MAX_NAMES:
                 old = next(iter(self._tracks))
                 del self._track_owner[self._tracks.pop(old)]
-        self._pairs[self.stream(key.owner, stream_id), shown] = key
-        if len(self._pairs) > MAX_NAMES:
-            del self._pairs[next(iter(self._pairs))]
+        pair = (self.stream(key.owner, stream_id), shown)
+        if self._pairs.get(pair) != key:
+            self._pairs[pair] = key
+            self.version += 1
+            if len(self._pairs) > MAX_NAMES:
+                del self._pairs[next(iter(self._pairs))]
         return shown
 
     def resolve(self, stream_id: StreamId, track_id: TrackId) -> TrackKey | None:

@@ -32,12 +32,14 @@ class Subscriptions:
     def __init__(self, names: Names) -> None:
         self._names = names
         self._desired: dict[Pair, Wanted] = {}
+        self._sizes: tuple[int, dict[TrackKey, tuple[Size, ...]]] | None = None  # with the names' version
         self._next_slot = 0
         self.granted: dict[TrackKey, Grant] = {}
         self.refused = 0  # tracks that are there and beyond the limit
 
     def subscribe(self, wanted: Wanted) -> bool:
         """Ask for a track, or for another size of it; False if the oldest one unfulfilled was dropped for it."""
+        self._sizes = None
         pair = (wanted.stream_id, wanted.track_id)
         room = pair in self._desired or len(self._desired) - len(self.granted) < MAX_UNFULFILLED
         if not room:
@@ -49,6 +51,7 @@ class Subscriptions:
 
     def unsubscribe(self, wanted: Wanted) -> None:
         """Ask for a track no more, under whichever of its streams' ids it was asked for."""
+        self._sizes = None
         pair = (wanted.stream_id, wanted.track_id)
         key = self._names.resolve(*pair)
         self._desired.pop(pair, None)
@@ -58,17 +61,24 @@ class Subscriptions:
 
     def forget(self, key: TrackKey) -> None:
         """The peer refused this track's m-line: it has to ask again."""
+        self._sizes = None
         for pair in [p for p in self._desired if self._names.resolve(*p) == key]:
             del self._desired[pair]
         self.granted.pop(key, None)
 
-    def sizes(self) -> dict[TrackKey, tuple[Size, ...]]:
-        """The sizes asked for last of every track that could be told: one, or over a trunk any number."""
+    def sizes(self) -> Mapping[TrackKey, tuple[Size, ...]]:
+        """The sizes asked for last of every track that could be told: one, or over a trunk any number.
+
+        Worked out only when something changed: whoever asks must not change it.
+        """
+        if self._sizes is not None and self._sizes[0] == self._names.version:
+            return self._sizes[1]
         found: dict[TrackKey, tuple[Size, ...]] = {}
         for pair, wanted in self._desired.items():
             key = self._names.resolve(*pair)
             if key is not None:
                 found[key] = wanted.layers or ((wanted.width, wanted.height),)
+        self._sizes = self._names.version, found
         return found
 
     def grant(
