@@ -17,6 +17,7 @@ from .sequence import CallKey
 from .shares import Shares
 from .trunks import Trunks
 
+TOLD = (1, 0.1)  # rejects of invites that are too many, to one user: at once, and a second
 BY_THE_OPERATOR = frozenset(("banned", "not_allowed", "guest"))  # no room state that is on its way changes these
 
 
@@ -32,6 +33,7 @@ class Entrance:
         self._out = out
         self._lobby = Lobby()
         self._rate = Rate(*self._invites())
+        self._told = Rate(*TOLD)
 
     def _invites(self) -> tuple[float, float]:
         """Each is answered with one or two messages, which cost the homeserver more than it cost the inviter."""
@@ -71,6 +73,9 @@ class Entrance:
         dialled = self._trunks.is_peer(invite, now)  # a focus calls once for each conference
         if not self._rate.allow((invite.envelope.sender.user_id, dialled), now):
             self._out.count(Counter.BOUNDS_HIT, "invites_per_user")
+            new = leg is None and call not in self._books.ended and call not in self._lobby
+            if new and self._told.allow(call[0].user_id, now):
+                self._grades.refuse(invite.envelope, REASON_BUSY, "invites_per_user")
         elif self._books.policy.require_encryption and not invite.envelope.proven:
             if call not in self._books.ended:
                 self._grades.refuse(invite.envelope, REASON_PLAIN, "not_encrypted")

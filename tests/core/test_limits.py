@@ -107,12 +107,14 @@ def test_lower_limits_end_nobody_who_is_there() -> None:
     assert not of(lift(script, "legs", 1), cmd.CloseLeg)
 
 
-def test_invites_beyond_so_many_a_minute_are_not_answered() -> None:
+def test_invites_beyond_so_many_a_minute_are_refused_as_busy_and_then_not_answered_at_all() -> None:
     script = limited(invites_per_user=6)
     script.list_device(ALICE)
-    answered = [bool(of(script.invite(ALICE, f"call-{n}"), cmd.SendAnswer)) for n in range(8)]
-    assert answered == [True] * 6 + [False] * 2
-    assert script.counts["bounds_hit", "invites_per_user"] == 2
+    done = [script.invite(ALICE, f"call-{n}") for n in range(9)]
+    assert [bool(of(commands, cmd.SendAnswer)) for commands in done] == [True] * 6 + [False] * 3
+    assert [reject.reason for commands in done for reject in of(commands, cmd.SendReject)] == ["user_busy"]
+    assert script.counts["bounds_hit", "invites_per_user"] == 3
+    assert len(script.focus.view(script.now).legs) == 1  # the sixth, which is live
     script.wait(10)  # a sixth of a minute
     assert of(script.invite(ALICE, "later"), cmd.SendAnswer)
 
