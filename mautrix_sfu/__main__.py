@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
-import logging.config
 import sys
 from collections.abc import Sequence
 from pathlib import Path

@@ -10,14 +10,23 @@ import secrets
 import signal
 from collections.abc import Coroutine, Sequence
 from contextlib import AsyncExitStack, suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from . import __version__
 from .admin import Bot
 from .check import warn_at_start
-from .config import Config, ConfigError, ConfigFile, Permission, changes, set_up_logging, with_live
+from .config import (
+    Config,
+    ConfigError,
+    ConfigFile,
+    Permission,
+    TracingConfig,
+    changes,
+    set_up_logging,
+    with_live,
+)
 from .core.commands import ConferenceEnded, Count
 from .core.events import DrainChanged
 from .core.ids import Device, DeviceId, SessionId, UserId
@@ -26,11 +35,12 @@ from .errors import ExitCode, FatalError
 from .http import FocusInfo, HttpServer
 from .matrix import Counted, EncryptionSettings, Matrix, MatrixSettings
 from .media import advertised, open_media
-from .metrics import Metrics
+from .metrics import MatrixLoad, Metrics
 from .operations import FocusOperations, Parts, Reloaded
 from .rtc import Rtc
 from .runtime import LoadWatch, Runtime
 from .store import Store, mautrix_database
+from .tracing import Tracer, TracingUnavailableError, no_trace
 
 log = logging.getLogger("mautrix_sfu")
 
@@ -93,7 +103,9 @@ class _Focus:
         self._path = path
         self._leaving: asyncio.Task[None] | None = None
         self._metrics = Metrics(__version__)
-        self._runtime = Runtime(policy_of(config), self._metrics, self, config.cascade.allow_private)
+        self._tracer = _open_tracer(config.tracing, _focus(config))
+        trace = no_trace if self._tracer is None else self._tracer.record
+        self._runtime = Runtime(policy_of(config), self._metrics, self, config.cascade.allow_private, trace=trace)
         self._ended: asyncio.Future[None] | None = None
         self._store: Store | None = None
         self._operations: FocusOperations | None = None
@@ -122,6 +134,8 @@ class _Focus:
 
     async def _start(self, stack: AsyncExitStack) -> None:
         config, loop = self._config, asyncio.get_running_loop()
+        if self._tracer is not None:
+            stack.callback(self._tracer.stop)
         database = config.database
         store = self._store = await Store.open(
             database.url, database.migrate, self._store_failed, self._store_away, database.away_timeout
@@ -145,8 +159,10 @@ class _Focus:
             config.bot_user_id, operations, operations.permission, matrix.send_message, self._runtime.wants_room
         )
         media.start(loop, self._runtime)
-        self._metrics.watch_focus(self._runtime.view)
-        self._metrics.watch_media(media.stats)
+        runtime = self._runtime
+        self._metrics.watch_focus(runtime.view, runtime.links, lambda: asdict(runtime.policy.limits))
+        self._metrics.watch_media(media.published)
+        self._metrics.watch_matrix(lambda: MatrixLoad(*runtime.incoming, *matrix.outgoing, matrix.unhandled_events))
         info = FocusInfo(config.bot_user_id, config.appservice.bot_device, __version__)
         http = HttpServer(config.http, config.metrics, info, self, self._metrics.render)
         stack.push_async_callback(http.stop)
@@ -158,7 +174,6 @@ class _Focus:
         stack.push_async_callback(_cancel, load)
         stack.push_async_callback(matrix.stop)
         await matrix.start()
-        self._metrics.homeserver(True)
         self._metrics.homeserver(True)  # it answered
         stack.callback(self._runtime.say_goodbye)
         stack.callback(operations.stopping)
@@ -184,6 +199,8 @@ class _Focus:
             encryption=encryption_of(config),
             may_command=self._may_command,
             count=self._count_matrix,
+            time=lambda what, seconds: self._metrics.observe_matrix(what.value, seconds),
+            ended=lambda outcome: self._metrics.count_request(outcome.value),
         )
 
     def _count_matrix(self, what: Counted, by: int) -> None:
@@ -314,6 +331,15 @@ class _Focus:
     def accepting(self) -> bool:
         """Whether new calls are taken."""
         return not self.not_ready()
+
+
+def _open_tracer(config: TracingConfig, focus: Device) -> Tracer | None:
+    if not config.enabled:
+        return None
+    try:
+        return Tracer(config.endpoint, config.ratio, __version__, str(focus))
+    except TracingUnavailableError as error:
+        raise FatalError(f"tracing.enabled: {error}", ExitCode.CONFIG) from error
 
 
 async def _cancel(task: asyncio.Task[None]) -> None:

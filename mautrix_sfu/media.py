@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Protocol, assert_never
 from .config import MediaConfig
 from .core.ids import LegId, Mid
 from .errors import cannot_listen
+from .logs import Concern, concerning
 from .wire.plan import Line, MediaPlan
 
 try:
@@ -208,7 +209,8 @@ class Media:
             try:
                 _dispatch(event, self._sink)
             except Exception:  # one leg's trouble must not cost the others their events
-                log.exception("Handling the media event %s failed", event[0])
+                with concerning(Concern(event[1]) if isinstance(event[1], int) else None):
+                    log.exception("Handling the media event %s failed", event[0])
 
 
 def _dispatch(event: _Event, sink: MediaSink) -> None:

@@ -17,6 +17,16 @@ debian_node() { apt-cache policy nodejs 2>/dev/null | sed -n 's/^ *Candidate: \(
 has cc || packages+=(build-essential)
 # Debian splits ensurepip off: a python3 that is new enough may lack only that.
 [ -x .venv/bin/python ] || [ -n "$(scripts/find-python.sh)" ] || packages+=(python3-venv)
+# Prometheus for the tests alone: unpacked, not installed, so that no service starts on anybody's machine.
+if [ "$what" = test ] && ! has promtool && [ ! -x .cache/prometheus/usr/bin/promtool ]; then
+    if has apt-get && has dpkg-deb; then
+        ! root || apt-get update -qq
+        mkdir -p .cache/prometheus
+        (cd .cache/prometheus && apt-get download -qq prometheus && dpkg-deb -x prometheus_*.deb . && rm prometheus_*.deb)
+    else
+        commands+=("Prometheus 2.42 or later, with promtool, from https://prometheus.io/download")
+    fi
+fi
 if [ "$what" = test ]; then
     has chromium || has chromium-browser || has google-chrome || packages+=(chromium)
     has ip || packages+=(iproute2)

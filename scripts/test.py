@@ -38,8 +38,8 @@ class Outcome:
 
 
 def suites(quick: bool) -> tuple[Suite, ...]:
-    """All suites, cheapest first; quick leaves out what needs Synapse, a browser or PostgreSQL."""
-    select = ("-m", "not synapse and not browser and not postgresql") if quick else ()
+    """All suites, cheapest first; quick leaves out what needs Synapse, a browser, PostgreSQL or Prometheus."""
+    select = ("-m", "not synapse and not browser and not postgresql and not prometheus") if quick else ()
     return (
         Suite(
             "cargo test",

@@ -19,6 +19,7 @@ from .model import (
     NoticesConfig,
     OverloadConfig,
     Permission,
+    TracingConfig,
 )
 from .options import ConfigError, example_text, parse
 from .registration import generate, new_token
@@ -47,6 +48,7 @@ __all__ = [
     "NoticesConfig",
     "OverloadConfig",
     "Permission",
+    "TracingConfig",
     "changes",
     "example_text",
     "generate",

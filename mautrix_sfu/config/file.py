@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import json
-import logging.config
 import os
 import stat
 import tempfile
@@ -17,6 +15,7 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
+from .. import logs
 from .model import Config
 from .options import FREE_FORM, ConfigError, example_text, load_yaml, parse, unknown_options
 
@@ -80,7 +79,7 @@ class ConfigFile:
 def set_up_logging(path: Path, config: Config) -> None:
     """Log as the configuration says; raises ConfigError where that cannot be."""
     try:
-        logging.config.dictConfig(copy.deepcopy(dict(config.logging)))
+        logs.configure(config.logging)
     except (ValueError, TypeError, AttributeError, ImportError, OSError) as error:
         cause = f": {error.__cause__}" if error.__cause__ else ""
         raise ConfigError(f"{path}: logging: {error}{cause}") from error

@@ -123,6 +123,15 @@ class MetricsConfig:
     port: int  # 0: on the listener of `http`
 
 
+@dataclass(frozen=True, slots=True)
+class TracingConfig:
+    """Where traces of how calls come about go."""
+
+    enabled: bool
+    endpoint: str
+    ratio: float  # of the legs that are traced, 0 to 1
+
+
 class Permission(IntEnum):
     """What somebody may ask of the bot; each level includes those below."""
 
@@ -170,6 +179,7 @@ class Config:
     cascade: CascadeConfig
     http: HttpConfig
     metrics: MetricsConfig
+    tracing: TracingConfig
     bot: BotConfig
     logging: Mapping[str, Any]  # for logging.config.dictConfig
 

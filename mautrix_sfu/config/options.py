@@ -33,6 +33,7 @@ from .model import (
     NoticesConfig,
     OverloadConfig,
     Permission,
+    TracingConfig,
 )
 
 T = TypeVar("T")
@@ -130,6 +131,14 @@ def _number(low: float, high: float, what: str) -> _Kind[float]:
         return float(value)
 
     return _Kind(f"{what} from {low:g} to {high:g}", parse)
+
+
+def _share() -> _Kind[float]:
+    def parse(value: Any) -> float:
+        _require(isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1)
+        return float(value)
+
+    return _Kind("a number from 0 to 1", parse)
 
 
 def _text(expected: str, pattern: str) -> _Kind[str]:
@@ -286,6 +295,7 @@ def parse(data: Mapping[str, Any], *, tokens: bool = True) -> Config:
         cascade=_cascade(root.section("cascade")),
         http=_http(root.section("http")),
         metrics=_metrics(root.section("metrics")),
+        tracing=_tracing(root.section("tracing")),
         bot=_bot(root.section("bot")),
         logging=_logging_of(data, problems),
     )
@@ -396,6 +406,14 @@ def _metrics(section: _Section) -> MetricsConfig:
         enabled=section.take("enabled", _BOOL),
         hostname=section.take("hostname", _HOST),
         port=section.take("port", _integer(0, 65535, "a port number")),
+    )
+
+
+def _tracing(section: _Section) -> TracingConfig:
+    return TracingConfig(
+        enabled=section.take("enabled", _BOOL),
+        endpoint=section.take("endpoint", _url("http://localhost:4318/v1/traces")),
+        ratio=section.take("ratio", _share()),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 from typing import Generic, TypeVar
 
 from .ids import UserId
@@ -20,6 +21,13 @@ class FairQueue(Generic[T]):
 
     def __bool__(self) -> bool:
         return bool(self._queues)
+
+    def __len__(self) -> int:
+        return sum(map(len, self._queues.values()))
+
+    def heads(self) -> Iterator[T]:
+        """The oldest message of each sender."""
+        return (queue[0] for queue in self._queues.values())
 
     def full(self, sender: UserId) -> bool:
         """Whether one more message of this sender would push out its oldest."""

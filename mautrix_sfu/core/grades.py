@@ -164,6 +164,7 @@ class Grades:
     def refuse(self, envelope: ev.Envelope, reason: str, cause: str) -> None:
         """Refuse an invite: a word to its sender, which says no more than that."""
         self._out.count(Counter.REFUSALS, cause, envelope.sender)
-        self._out.log(Level.INFO, f"invite refused: {cause}", peer=envelope.sender)
+        claimed = ConferenceKey(envelope.room_id, envelope.conf_id) if envelope.room_id is not None else None
+        self._out.log(Level.INFO, f"invite refused: {cause}", peer=envelope.sender, conference=claimed)
         self._books.remember_end((envelope.sender, envelope.call_id))
         self._out.put(SendReject(address_to(envelope, self._books.policy, 0), reason))

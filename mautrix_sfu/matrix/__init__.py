@@ -2,7 +2,17 @@
 
 from .edge import Matrix
 from .homeserver import As, Homeserver, RefusedError, UnavailableError
-from .interface import Count, Counted, EncryptionSettings, MatrixSettings, MatrixSink, Message, RawEvent
+from .interface import (
+    Count,
+    Counted,
+    EncryptionSettings,
+    MatrixSettings,
+    MatrixSink,
+    Message,
+    Outcome,
+    RawEvent,
+    Timed,
+)
 from .introduction import introduce, marks_soft_failed, server_version
 from .ping import PING_ERRORS, ping_path
 
@@ -17,8 +27,10 @@ __all__ = [
     "MatrixSettings",
     "MatrixSink",
     "Message",
+    "Outcome",
     "RawEvent",
     "RefusedError",
+    "Timed",
     "UnavailableError",
     "introduce",
     "marks_soft_failed",

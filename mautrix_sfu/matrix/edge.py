@@ -13,7 +13,7 @@ from ..core.ids import Device, RoomId
 from .bot_room import BotRooms
 from .health import Health
 from .homeserver import As, Homeserver, RefusedError, UnavailableError
-from .interface import Counted, MatrixSettings, MatrixSink, Message, RawEvent
+from .interface import Counted, MatrixSettings, MatrixSink, Message, RawEvent, Timed
 from .introduction import forget_keys, introduce, make_device, refusal, warn_if_too_old
 from .outgoing import Outgoing, in_plain_text
 from .ping import Pinger
@@ -43,12 +43,13 @@ class Matrix:
         self._tasks: list[asyncio.Task[None]] = []
         count, focus = settings.count, settings.focus
         self._homeserver = homeserver = Homeserver(
-            settings.homeserver_url, settings.as_token, focus, settings.verify_ssl
+            settings.homeserver_url, settings.as_token, focus, settings.verify_ssl, settings.time, settings.ended
         )
         self._health = Health(sink.on_homeserver)
         self._snapshots = Snapshots(homeserver, sink.on_snapshot, count)
         self._encryption = encryption = self._make_encryption()
-        self._outgoing = Outgoing(homeserver, count, encryption.seal if encryption is not None else in_plain_text)
+        seal = encryption.seal if encryption is not None else in_plain_text
+        self._outgoing = Outgoing(homeserver, count, seal, settings.time)
         self._bot = BotRooms(homeserver, settings.may_command, sink.on_bot_event, self._snapshots.permitted)
         interests: dict[str, Interest] = dict.fromkeys((*CALL_TYPES, "m.room.member", "m.room.redaction"), always)
         interests |= {"m.room.message": self._bot.concerns, "m.room.encrypted": self._bot.concerns}
@@ -56,7 +57,7 @@ class Matrix:
         self._pinger = Pinger(homeserver, settings.appservice_id, self._listener, sink.on_caught_up)
         self._inbox = Inbox(homeserver, self._health, self._on_messages, self._restore_device, count, position)
         self._listener.kept = sink.kept
-        self._listener.on_lag = self._health.pushed
+        self._listener.on_lag = self._on_lag
         self._listener.on_room_for_more = self._pinger.want
         self._inbox.on_back = self._pinger.want
         if encryption is not None:
@@ -142,7 +143,21 @@ class Matrix:
         """Queue the bot's leaving of a room."""
         self._bot.leave(room_id)
 
+    @property
+    def outgoing(self) -> tuple[int, float]:
+        """How many to-device messages wait to be taken by the homeserver, and how long the oldest does in seconds."""
+        return self._outgoing.waiting, self._outgoing.age
+
+    @property
+    def unhandled_events(self) -> int:
+        """How many room events wait to be worked off."""
+        return self._listener.waiting
+
     # ------------------------------------------------------------ what comes in
+
+    def _on_lag(self, age: float) -> None:
+        self._settings.time(Timed.TRANSACTION_AGE, age)
+        self._health.pushed(age)
 
     def _on_messages(self, messages: list[Message], position: str) -> None:
         """Hand up what is as it came, at once; what is encrypted follows when it is open."""

@@ -15,6 +15,7 @@ from mautrix.types import UserID
 from mautrix.util.logging import TraceLogger
 
 from ..core.ids import Device
+from .interface import Ended, Outcome, Time, Timed
 
 REQUEST_TIMEOUT = 30.0  # seconds
 BACKOFF_FIRST = 0.5  # seconds; doubled each time
@@ -49,13 +50,18 @@ class RefusedError(Exception):
 class UnavailableError(Exception):
     """No answer, or one that says to try again (5xx, 429)."""
 
-    def __init__(self, message: str, errcode: str = "") -> None:
+    outcome = Outcome.UNREACHABLE
+
+    def __init__(self, message: str, errcode: str = "", outcome: Outcome | None = None) -> None:
         super().__init__(message)
         self.errcode = errcode
+        self.outcome = outcome or self.outcome
 
 
 class NotMatrixError(UnavailableError):
     """A 4xx that no homeserver gave: a proxy's, while the homeserver is away or because it hides this path."""
+
+    outcome = Outcome.NO_HOMESERVER
 
 
 class Backoff:
@@ -80,11 +86,21 @@ class Backoff:
 class Homeserver:
     """The client-server API over mautrix's HTTPAPI. Tokens stand in headers only, bodies never in the log."""
 
-    def __init__(self, base_url: str, as_token: str, focus: Device, verify_ssl: bool = True) -> None:
+    def __init__(
+        self,
+        base_url: str,
+        as_token: str,
+        focus: Device,
+        verify_ssl: bool = True,
+        time: Time = lambda _what, _seconds: None,
+        ended: Ended = lambda _outcome: None,
+    ) -> None:
         self.url = base_url
         self.focus = focus
         self._token = as_token
         self._verify_ssl = verify_ssl
+        self._time = time
+        self._ended = ended
         self._session: aiohttp.ClientSession | None = None
         self._apis: dict[As, HTTPAPI] = {}
 
@@ -129,6 +145,30 @@ class Homeserver:
         query), the focus's user (an unknown device is an error), or the application service itself.
         A list that answers is returned as `{"state": list}`. Raises RefusedError or UnavailableError.
         """
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        try:
+            answer = await self._ask(method, path, content, query, who, limit)
+        except RefusedError:
+            self._ended(Outcome.REFUSED)
+            raise
+        except UnavailableError as error:
+            self._ended(error.outcome)
+            raise
+        self._ended(Outcome.OK)
+        if limit <= REQUEST_TIMEOUT:
+            self._time(Timed.REQUEST, loop.time() - started)
+        return answer
+
+    async def _ask(
+        self,
+        method: Method,
+        path: str,
+        content: dict[str, Any] | None,
+        query: dict[str, str] | None,
+        who: As,
+        limit: float,
+    ) -> dict[str, Any]:
         try:
             async with asyncio.timeout(limit):
                 answer: Any = await self._apis[who].request(
@@ -136,14 +176,17 @@ class Homeserver:
                 )
         except MatrixRequestError as error:
             raise _classify(error) from None
-        except (MatrixError, aiohttp.ClientError, OSError, TimeoutError) as error:
+        except TimeoutError as error:
+            raise UnavailableError(str(error) or type(error).__name__, outcome=Outcome.TIMEOUT) from None
+        except (MatrixError, aiohttp.ClientError, OSError) as error:
             raise UnavailableError(str(error) or type(error).__name__) from None
         except (ValueError, TypeError, AttributeError) as error:  # no JSON, or none of the kind that mautrix reads
-            raise UnavailableError(f"not a homeserver's answer ({type(error).__name__})") from None
+            what = f"not a homeserver's answer ({type(error).__name__})"
+            raise UnavailableError(what, outcome=Outcome.UNREADABLE) from None
         if isinstance(answer, list):  # GET …/state
             return {"state": answer}
         if not isinstance(answer, dict):
-            raise UnavailableError("not a homeserver's answer")
+            raise UnavailableError("not a homeserver's answer", outcome=Outcome.UNREADABLE)
         return answer
 
 
@@ -151,7 +194,8 @@ def _classify(error: MatrixRequestError) -> RefusedError | UnavailableError:
     errcode = error.errcode if isinstance(error.errcode, str) else ""
     message = str(error.message or "")[:300]
     if error.http_status >= 500 or error.http_status in (408, 429):
-        return UnavailableError(f"HTTP {error.http_status} {errcode} {message}".strip(), errcode)
+        outcome = Outcome.RATE_LIMITED if error.http_status == 429 else Outcome.SERVER_ERROR
+        return UnavailableError(f"HTTP {error.http_status} {errcode} {message}".strip(), errcode, outcome)
     if not errcode:  # a proxy's 404 or 403, not the homeserver's
         return NotMatrixError(f"HTTP {error.http_status} without a Matrix error code")
     return RefusedError(error.http_status, errcode, message)

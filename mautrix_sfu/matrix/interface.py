@@ -55,7 +55,30 @@ class Counted(Enum):
     SESSIONS_RENEWED = "sessions_renewed"  # with devices that could not be understood
 
 
+class Timed(Enum):
+    """What this edge times, in seconds."""
+
+    TRANSACTION_AGE = "transaction_age"  # of the newest event of the own homeserver in it
+    TO_DEVICE_DELAY = "to_device_delay"  # from a message's queueing until the homeserver took it
+    REQUEST = "request"  # to the homeserver, without the long poll
+
+
+class Outcome(Enum):
+    """How a request to the homeserver ended."""
+
+    OK = "ok"
+    REFUSED = "refused"  # 4xx
+    RATE_LIMITED = "rate_limited"  # 429
+    SERVER_ERROR = "server_error"  # 5xx
+    NO_HOMESERVER = "no_homeserver"  # a proxy's 4xx
+    TIMEOUT = "timeout"
+    UNREACHABLE = "unreachable"
+    UNREADABLE = "unreadable"  # no JSON, or none that fits
+
+
 Count = Callable[[Counted, int], None]
+Time = Callable[[Timed, float], None]
+Ended = Callable[[Outcome], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +106,8 @@ class MatrixSettings:
     may_command: Callable[[str], bool] = field(default=lambda _user: False)  # whose invites the bot takes, and messages
     encryption: EncryptionSettings | None = None  # None: what comes encrypted is not understood
     count: Count = field(default=lambda _what, _by: None)
+    time: Time = field(default=lambda _what, _seconds: None)
+    ended: Ended = field(default=lambda _outcome: None)  # each request to the homeserver
 
 
 class MatrixSink(Protocol):

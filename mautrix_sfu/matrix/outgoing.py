@@ -13,8 +13,9 @@ from typing import Any
 from mautrix.api import Method, Path
 
 from ..core.ids import Device, UserId
+from ..logs import Concern, concerning, current
 from .homeserver import Backoff, Homeserver, RefusedError, UnavailableError
-from .interface import Count, Counted
+from .interface import Count, Counted, Time, Timed
 
 log = logging.getLogger(__name__)
 
@@ -38,16 +39,25 @@ class _Message:
     type: str
     content: dict[str, Any]
     after: Awaitable[None] | None
+    since: float  # loop time of its queueing
+    concern: Concern | None  # the leg that it is about
 
 
 class Outgoing:
     """One queue per user, worked off by a task that lives as long as there is something in it."""
 
-    def __init__(self, homeserver: Homeserver, count: Count, seal: Seal = in_plain_text) -> None:
+    def __init__(
+        self,
+        homeserver: Homeserver,
+        count: Count,
+        seal: Seal = in_plain_text,
+        time: Time = lambda _what, _seconds: None,
+    ) -> None:
         """`seal` gives what to send instead, None to drop it; it raises UnavailableError to be asked again."""
         self._homeserver = homeserver
         self._count = count
         self._seal = seal
+        self._time = time
         self._queues: dict[UserId, deque[_Message]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._waiting = 0
@@ -63,7 +73,7 @@ class Outgoing:
             self._count(Counted.TO_DEVICE_DROPPED, 1)
             return
         self._waiting += 1
-        message = _Message(message_to, event_type, content, after)
+        message = _Message(message_to, event_type, content, after, asyncio.get_running_loop().time(), current())
         if queue is not None:
             queue.append(message)
             return
@@ -71,6 +81,17 @@ class Outgoing:
         task = asyncio.get_running_loop().create_task(self._work(message_to.user_id, queue))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    @property
+    def waiting(self) -> int:
+        """How many messages the homeserver has not taken yet."""
+        return self._waiting
+
+    @property
+    def age(self) -> float:
+        """How long the oldest of them waits, in seconds; 0 if none does."""
+        heads = [queue[0].since for queue in self._queues.values() if queue]
+        return asyncio.get_running_loop().time() - min(heads) if heads else 0.0
 
     def open(self) -> None:
         """Let the messages go: the homeserver knows the focus now."""
@@ -89,7 +110,8 @@ class Outgoing:
         try:
             await self._open.wait()
             while queue:
-                await self._deliver(queue[0])
+                with concerning(queue[0].concern):
+                    await self._deliver(queue[0])
                 queue.popleft()
                 self._waiting -= 1
         finally:
@@ -128,6 +150,7 @@ class Outgoing:
                     return
             else:
                 self._count(Counted.TO_DEVICE_SENT, 1)
+                self._time(Timed.TO_DEVICE_DELAY, asyncio.get_running_loop().time() - message.since)
                 return
             self._count(Counted.TO_DEVICE_RETRIED, 1)
             await backoff.pause()

@@ -168,6 +168,11 @@ class Listener(AppServiceServerMixin):
         return not done.cancelled() and await self.kept()
 
     @property
+    def waiting(self) -> int:
+        """How much was taken in and is not worked off."""
+        return len(self._queue)
+
+    @property
     def idle(self) -> bool:
         """Whether everything taken in has been worked off."""
         return not self._queue

@@ -29,6 +29,9 @@ class RtcSink(Protocol):
     def on_rtc(self, event: ConnectionLost | ChannelOpened) -> None:
         """The signalling channel is open, or the connection has ended (said once)."""
 
+    def on_secured(self, leg: LegId) -> None:
+        """The DTLS handshake is done, and the peer is who the SDP says."""
+
     def on_channel_text(self, leg: LegId, text: str) -> None:
         """A message on the signalling channel."""
 
@@ -93,7 +96,7 @@ class Leg:
                 self._association.abandon()
             await self._dtls.stop()
         if not self.closed:
-            log.info("leg %d: connection ended: %s", self._leg, detail)
+            log.info("connection ended: %s", detail)
             self._sink.on_rtc(ConnectionLost(self._leg, reason, detail))
 
     async def _connect(self, remote: RemoteTransport) -> tuple[str, str]:
@@ -110,6 +113,8 @@ class Leg:
         if keys is None:
             return "unknown_error", _FAILURES[self._dtls.impostor]
         self._use_keys(keys)
+        if not self.closed:
+            self._sink.on_secured(self._leg)
         self._association = Association(self._dtls, _SCTP_PORT, self)
         await self._association.start(RTCSctpCapabilities(remote.max_message_size), remote.sctp_port)
         if self._dials:

@@ -6,19 +6,21 @@ import asyncio
 import logging
 from collections import Counter as Tally
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import assert_never
 
 from ..core import commands as cmd
 from ..core import events as ev
 from ..core.ids import ConferenceKey, LegId
 from ..core.policy import Policy
+from ..logs import Concern, concerning
 from ..metrics import Metrics
 from ..wire import channel, to_device
 from ..wire.dialling import usable_candidates
 from ..wire.negotiation import Negotiation
 from ..wire.plan import RemoteTransport
 from ..wire.sdp import SdpError
+from .journeys import Journeys, Stage
 from .ports import MatrixPort, MediaPort, Owner, RtcPort, StorePort
 
 log = logging.getLogger("mautrix_sfu.call")
@@ -49,6 +51,7 @@ class _Connection:
     started: bool = False
     stored: asyncio.Future[None] | None = None
     conference: ConferenceKey | None = None
+    concern: Concern = field(default_factory=Concern)  # what its lines in the log are about
     unsent_metadata: str | None = None  # the channel was full: only the newest is kept
 
 
@@ -62,6 +65,7 @@ class Executor:
         allow_private: bool,
         edges: Edges,
         feed: Callable[[ev.Event], None],
+        journeys: Journeys,
     ) -> None:
         self._policy = policy
         self._metrics = metrics
@@ -69,6 +73,7 @@ class Executor:
         self._matrix, self._media, self._rtc, self._store = edges.matrix, edges.media, edges.rtc, edges.store
         self._owner = edges.owner
         self._feed = feed
+        self._journeys = journeys
         self._connections: dict[LegId, _Connection] = {}
         self._groups: dict[ConferenceKey, int] = {}
         self._group_size: Tally[ConferenceKey] = Tally()
@@ -87,8 +92,17 @@ class Executor:
         if self._retry is not None:
             self._retry.cancel()
 
+    def concern(self, leg: LegId | None) -> Concern | None:
+        """What lines about this leg are to say."""
+        connection = self._connections.get(leg) if leg is not None else None
+        return connection.concern if connection is not None else None
+
     def do(self, command: cmd.Command) -> None:
-        """Carry out one command."""
+        """Carry out one command; whoever logs something meanwhile says which leg it is about."""
+        with concerning(self.concern(getattr(command, "leg", None))):
+            self._do(command)
+
+    def _do(self, command: cmd.Command) -> None:
         match command:
             case cmd.OpenLeg() | cmd.BindLeg() | cmd.CloseLeg():
                 self._do_connection(command)
@@ -134,17 +148,23 @@ class Executor:
     def _do_connection(self, command: cmd.OpenLeg | cmd.BindLeg | cmd.CloseLeg) -> None:
         match command:
             case cmd.OpenLeg():
+                self._journeys.opened(command.leg, command.peer, command.dials)
                 local = self._rtc.open(command.leg, command.dials)
                 negotiation = Negotiation(local, dials=command.dials)
-                self._connections[command.leg] = _Connection(negotiation, local.ufrag, command.dials)
+                concern = Concern(command.leg, str(command.peer))
+                self._connections[command.leg] = _Connection(negotiation, local.ufrag, command.dials, concern=concern)
             case cmd.BindLeg():
                 connection = self._connections.get(command.leg)
+                self._journeys.bound(command.leg, command.conference)
                 self._bytes.setdefault(command.conference, (0, 0))
                 if connection is not None and connection.conference != command.conference:
                     self._leave_group(connection)
                     connection.conference = command.conference
+                    connection.concern.room = command.conference.room_id
+                    connection.concern.call = command.conference.conf_id
                     self._media.set_group(command.leg, self._group(command.conference))
             case cmd.CloseLeg():
+                self._journeys.ended(command.leg)
                 self._add_up(command.leg)
                 self._rtc.close(command.leg)
                 closed = self._connections.pop(command.leg, None)
@@ -208,6 +228,8 @@ class Executor:
         media.set_plan(leg, negotiation.plan)
         if negotiation.remote is not None and not connection.started:
             connection.started = True
+            if connection.dials:
+                self._journeys.reach(leg, Stage.ANSWER)
             self._rtc.start(leg, negotiation.remote)
             if connection.dials:
                 self._connect(leg, negotiation.remote)
@@ -235,6 +257,8 @@ class Executor:
             connection = self._connections.get(command.leg)
             stored = connection.stored if connection is not None else None
         self._matrix.send_to_device(command.address.to, event_type, content, stored)
+        if isinstance(command, cmd.SendAnswer):
+            self._journeys.reach(command.leg, Stage.ANSWER)
 
     def _do_channel(
         self,
@@ -288,11 +312,13 @@ class Executor:
             self._send_metadata(leg, connection)
 
     def _do_log(self, line: cmd.Log) -> None:
-        parts = [line.message]
-        if line.leg is not None:
-            parts.append(f"leg={line.leg}")
-        if line.peer is not None:
-            parts.append(f"peer={line.peer}")
+        concern = Concern(line.leg, None if line.peer is None else str(line.peer))
+        known = self.concern(line.leg)
         if line.conference is not None:
-            parts.append(f"room={line.conference.room_id} call={line.conference.conf_id}")
-        log.log(_LEVELS[line.level], "%s", " ".join(parts))
+            concern.room, concern.call = line.conference.room_id, line.conference.conf_id
+        elif known is not None:
+            concern.room, concern.call = known.room, known.call
+        if known is not None and concern.peer is None:
+            concern.peer = known.peer
+        with concerning(concern):
+            log.log(_LEVELS[line.level], "%s", line.message)

@@ -19,12 +19,15 @@ from ..core.policy import Policy
 from ..core.rate import Rate
 from ..core.sequence import without_stale_invites
 from ..core.view import FocusView, LinkView, TrackView
+from ..logs import concerning
 from ..matrix import Message
 from ..metrics import Metrics
 from ..store import StoredFact
+from ..tracing import Trace, no_trace
 from ..wire import channel, room_events, to_device
 from ..wire.fields import MalformedError
 from .executor import Edges, Executor
+from .journeys import Journeys, Stage
 from .ports import MatrixPort, MediaPort, Owner, RtcPort, StorePort
 
 log = logging.getLogger("mautrix_sfu.call")
@@ -53,6 +56,7 @@ class Runtime:
         allow_private: bool = False,
         clock: Callable[[], float] = time.monotonic,
         wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        trace: Callable[[Trace], None] = no_trace,
     ) -> None:
         self._policy = policy
         self._focus = Focus(policy)
@@ -61,6 +65,7 @@ class Runtime:
         self._allow_private = allow_private  # whether trunks may be dialled to addresses that are not public
         self._clock = clock
         self._wall_ms = wall_ms
+        self._journeys = Journeys(metrics, clock, wall_ms, trace)
         self._rtc: RtcPort | None = None
         self._store: StorePort | None = None
         self._executor: Executor | None = None
@@ -79,9 +84,8 @@ class Runtime:
     def connect(self, matrix: MatrixPort, media: MediaPort, rtc: RtcPort, store: StorePort) -> None:
         """Give the runtime its edges, before anything else."""
         self._rtc, self._store = rtc, store
-        self._executor = Executor(
-            self._policy, self._metrics, self._allow_private, Edges(matrix, media, rtc, store, self._owner), self._feed
-        )
+        edges = Edges(matrix, media, rtc, store, self._owner)
+        self._executor = Executor(self._policy, self._metrics, self._allow_private, edges, self._feed, self._journeys)
 
     def restore(self, facts: Iterable[tuple[dict[str, Any], int]], legs: tuple[ev.StoredLeg, ...]) -> None:
         """Take what the store held: raw events with the time they were received (ms, wall clock), and legs."""
@@ -101,6 +105,12 @@ class Runtime:
     def links(self) -> list[LinkView]:
         """What an operator may see of the trunks that there are or should be."""
         return self._focus.links(self._clock())
+
+    @property
+    def incoming(self) -> tuple[int, float]:
+        """How many to-device messages wait to be worked off, and how long the oldest does in seconds."""
+        oldest = min((received.at for received in self._inbox.heads()), default=None)
+        return len(self._inbox), 0.0 if oldest is None else self._clock() - oldest
 
     @property
     def caught_up(self) -> bool:
@@ -278,6 +288,8 @@ class Runtime:
 
     def _take_one(self) -> None:
         received = self._inbox.pop()
+        if isinstance(received.message, ev.Invite):
+            self._journeys.invited(received.message.envelope.sender, received.at)
         self._feed(received.message)
         if isinstance(received.message, ev.Invite):
             self._metrics.observe_invite(self._clock() - received.at)
@@ -287,7 +299,9 @@ class Runtime:
     def on_ice_connected(self, leg: LegId) -> None:
         """Learn that a leg's address is latched."""
         if self._rtc is not None and self._executor is not None and self._executor.knows(leg):
-            self._rtc.ice_connected(leg)
+            self._journeys.reach(leg, Stage.ICE)
+            with concerning(self._executor.concern(leg)):
+                self._rtc.ice_connected(leg)
             self._feed(ev.IceConnected(leg))
 
     def on_ice_lost(self, leg: LegId) -> None:
@@ -305,6 +319,8 @@ class Runtime:
 
     def on_flow(self, leg: LegId, mid: Mid, flowing: bool) -> None:
         """Learn that a published track fell silent, or sends again."""
+        if flowing:
+            self._journeys.reach(leg, Stage.MEDIA)
         self._feed(ev.FlowChanged(leg, mid, flowing))
 
     def on_suspended(self, leg: LegId, mid: Mid, suspended: bool) -> None:
@@ -323,7 +339,13 @@ class Runtime:
 
     def on_rtc(self, event: ev.ConnectionLost | ev.ChannelOpened) -> None:
         """Take the fate of a connection."""
+        if isinstance(event, ev.ChannelOpened):
+            self._journeys.reach(event.leg, Stage.CHANNEL)
         self._feed(event)
+
+    def on_secured(self, leg: LegId) -> None:
+        """Learn that a leg's DTLS handshake is done."""
+        self._journeys.reach(leg, Stage.DTLS)
 
     def on_channel_text(self, leg: LegId, text: str) -> None:
         """Take a data-channel message."""
@@ -363,7 +385,8 @@ class Runtime:
                 try:
                     executor.do(command)
                 except Exception:  # a fault in what one leg asked for must not stop the others
-                    log.exception("internal error while carrying out %s", type(command).__name__)
+                    with concerning(executor.concern(getattr(command, "leg", None))):
+                        log.exception("internal error while carrying out %s", type(command).__name__)
                     self._metrics.count("internal_errors", type(command).__name__)
         finally:
             self._working = False

@@ -67,6 +67,9 @@ class Sink:
         self.events.append(event)
         self.changed.set()
 
+    def on_secured(self, leg: LegId) -> None:
+        """DTLS is up."""
+
     def on_channel_text(self, leg: LegId, text: str) -> None:
         self.texts.append(text)
         self.changed.set()

@@ -171,6 +171,9 @@ class LoopbackFocus:
         else:
             self.legs[event.leg].opened = True
 
+    def on_secured(self, leg: LegId) -> None:
+        """DTLS is up."""
+
     def on_channel_text(self, leg: LegId, text: str) -> None:
         self.legs[leg].texts.append(text)
         if json.loads(text).get("type") == "m.call.ping":

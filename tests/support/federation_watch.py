@@ -95,7 +95,8 @@ async def crossings(focus: FocusProcess, publisher: Participant, seconds: float 
 
 async def rtp_sent(focus: FocusProcess) -> float:
     """RTP packets that a focus has sent, repeats left out."""
-    sent = await focus.metric("mautrix_sfu_media_rtp_out_total")
+    packets = await focus.samples("mautrix_sfu_media_rtp_packets_total")
+    sent = sum(value for labels, value in packets if labels["direction"] == "out")
     return sent - await focus.metric("mautrix_sfu_media_rtx_out_total")
 
 

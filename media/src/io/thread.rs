@@ -22,7 +22,7 @@ const NTP_EPOCH: u64 = 2_208_988_800;
 /// Longest sleep without a deadline; only a safety net, as everything that matters wakes the thread.
 const IDLE_MILLIS: i32 = 1000;
 /// How often what was measured is put where others may read it.
-const PUBLISH: u64 = 500 * MILLISECOND;
+const PUBLISH: u64 = 100 * MILLISECOND;
 /// How long a full socket buffer is waited for before its datagrams are dropped.
 const SEND_PATIENCE_MILLIS: i32 = 2;
 /// Rounds of one socket before the others, commands and deadlines get their turn.
@@ -81,6 +81,7 @@ impl Worker {
     fn run(&mut self) -> io::Result<()> {
         let mut receiver = Receiver::new();
         let mut descriptors = Vec::new();
+        self.publish(self.now());
         loop {
             self.list_descriptors(&mut descriptors);
             sys::poll(&mut descriptors, self.timeout_millis())?;
@@ -240,9 +241,11 @@ impl Worker {
             while let Some(first) = rest.first() {
                 match self.sender.send(socket, outbox, rest) {
                     Ok(sent) => {
-                        let datagrams: usize = rest[..sent].iter().map(Sending::datagrams).sum();
-                        self.traffic.datagrams_out += datagrams as u64;
-                        self.traffic.send_batches.observe(datagrams as u64, 1);
+                        let lengths = rest[..sent].iter().map(|message| message.datagrams() as u64);
+                        lengths.clone().for_each(|length| self.traffic.segments.observe(length, 1));
+                        let datagrams: u64 = lengths.sum();
+                        self.traffic.datagrams_out += datagrams;
+                        self.traffic.send_batches.observe(datagrams, 1);
                         rest = &rest[sent..];
                     }
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {

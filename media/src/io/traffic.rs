@@ -25,6 +25,8 @@ pub struct Traffic {
     pub receive_batches: Histogram,
     /// Datagrams for each system call that sent any.
     pub send_batches: Histogram,
+    /// Datagrams for each message that the kernel took in one piece, to cut it (UDP_SEGMENT).
+    pub segments: Histogram,
 }
 
 impl Default for Traffic {
@@ -38,6 +40,7 @@ impl Default for Traffic {
             forwarding: Histogram::new(FORWARDING_BOUNDS),
             receive_batches: batches,
             send_batches: batches,
+            segments: batches,
         }
     }
 }
@@ -72,5 +75,7 @@ impl Traffic {
         snapshot.histogram("receive_batch_datagrams", help, vec![], &self.receive_batches);
         let help = "Datagrams in each system call that sent any.";
         snapshot.histogram("send_batch_datagrams", help, vec![], &self.send_batches);
+        let help = "Datagrams in each message that the kernel took in one piece, to cut it (UDP_SEGMENT).";
+        snapshot.histogram("send_segment_datagrams", help, vec![], &self.segments);
     }
 }

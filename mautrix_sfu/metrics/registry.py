@@ -1,12 +1,11 @@
-"""What Prometheus can read of the focus, in one registry of its own. Labels come from bounded sets only."""
+"""The registry: what is counted and timed where it happens, and the collectors of what is read at a scrape."""
 
 from __future__ import annotations
 
 import asyncio
 import platform
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
 
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
@@ -19,12 +18,14 @@ from prometheus_client import (
     disable_created_metrics,
     generate_latest,
 )
-from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
+
+from .collectors import FocusCollector, FocusState, Link, MatrixCollector, MatrixLoad, MediaCollector, MediaMeasures
+
+_LAG_BUCKETS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
+_ANSWER_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+_AGE_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
 MAX_CAUSES = 64  # per counter; what is beyond counts as "other"
-GRADES = ("held", "full")
-KINDS = ("participant", "trunk")
 
 # By cause: what the core and the runtime count (core.commands.Counter has the core's names).
 COUNTERS = {
@@ -70,45 +71,26 @@ MATRIX_COUNTERS = {
 }
 
 LAGS_KEPT = 20  # measurements that `worst_lag` is the worst of
-_LAG_BUCKETS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
-_ANSWER_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
+# What the Matrix edge times (matrix.Timed has the names), and the buckets.
+MATRIX_TIMES = {
+    "transaction_age": ("Age of a transaction's newest event of the own homeserver", _AGE_BUCKETS),
+    "to_device_delay": ("From a to-device message's queueing to its having been taken by the homeserver", _AGE_BUCKETS),
+    "request": ("Requests to the homeserver, without the long poll", _ANSWER_BUCKETS),
+}
 
-class _Leg(Protocol):
-    @property
-    def grade(self) -> str: ...
-    @property
-    def published(self) -> int: ...
-    @property
-    def sent(self) -> int: ...
-    @property
-    def kind(self) -> str: ...
-    @property
-    def round_trip(self) -> float | None: ...
+# How requests to the homeserver end (matrix.Outcome has the names).
+OUTCOMES = ("ok", "refused", "rate_limited", "server_error", "no_homeserver", "timeout", "unreachable", "unreadable")
 
-
-class FocusState(Protocol):
-    """What is measured of the focus at the moment of a scrape; core.view.FocusView is one."""
-
-    @property
-    def legs(self) -> Sequence[_Leg]:
-        """All connections."""
-
-    @property
-    def conferences(self) -> Sized:
-        """Those that have a leg."""
-
-    @property
-    def parked_invites(self) -> int:
-        """Invites that wait for room state."""
-
-    @property
-    def tracked_rooms(self) -> int:
-        """Rooms whose state is kept."""
-
-    @property
-    def caught_up(self) -> bool:
-        """Whether the backlog of the homeserver is worked off."""
+# What a leg goes through, in order (runtime.Stage has the names).
+STAGES = {
+    "admission": "an invite's receipt to the leg's opening",
+    "answer": "that to the answer (of a trunk that this focus dials: from its opening to the other's answer)",
+    "ice": "the answer to ICE",
+    "dtls": "ICE to the end of the DTLS handshake",
+    "channel": "that to the open data channel",
+    "media": "the DTLS handshake to the peer's first packet of media",
+}
 
 
 class Metrics:
@@ -139,6 +121,36 @@ class Metrics:
             buckets=_ANSWER_BUCKETS,
             registry=self.registry,
         )
+        self._answers = Histogram(
+            "mautrix_sfu_time_to_answer_seconds",
+            "From an invite's receipt to its answer's being on its way",
+            buckets=_ANSWER_BUCKETS,
+            registry=self.registry,
+        )
+        self._joins = Histogram(
+            "mautrix_sfu_time_to_media_seconds",
+            "From an invite's receipt to the peer's first packet of media",
+            buckets=_ANSWER_BUCKETS,
+            registry=self.registry,
+        )
+        self._stages = Histogram(
+            "mautrix_sfu_leg_setup_seconds",
+            "How long each stage of a connection's setup took",
+            ["stage"],
+            buckets=_ANSWER_BUCKETS,
+            registry=self.registry,
+        )
+        for stage in STAGES:
+            self._stages.labels(stage)
+        self._matrix_times = {
+            name: Histogram(f"mautrix_sfu_matrix_{name}_seconds", text, buckets=buckets, registry=self.registry)
+            for name, (text, buckets) in MATRIX_TIMES.items()
+        }
+        self._requests = Counter(
+            "mautrix_sfu_matrix_requests", "Requests to the homeserver, by outcome", ["outcome"], registry=self.registry
+        )
+        for outcome in OUTCOMES:
+            self._requests.labels(outcome)
         self._homeserver = Gauge(
             "mautrix_sfu_homeserver_up", "Whether the homeserver answers (1) or not (0)", registry=self.registry
         )
@@ -162,6 +174,30 @@ class Metrics:
     def observe_invite(self, seconds: float) -> None:
         """Take how long an invite took from its receipt on."""
         self._invites.observe(seconds)
+
+    def observe_stage(self, stage: str, seconds: float) -> None:
+        """Take how long one of STAGES took."""
+        if stage not in STAGES:
+            raise KeyError(stage)
+        self._stages.labels(stage).observe(seconds)
+
+    def observe_answer(self, seconds: float) -> None:
+        """Take how long somebody waited for the answer to an invite."""
+        self._answers.observe(seconds)
+
+    def observe_media(self, seconds: float) -> None:
+        """Take how long it took from an invite to the first packet of media."""
+        self._joins.observe(seconds)
+
+    def observe_matrix(self, name: str, seconds: float) -> None:
+        """Take one of MATRIX_TIMES."""
+        self._matrix_times[name].observe(seconds)
+
+    def count_request(self, outcome: str) -> None:
+        """Count a request to the homeserver by one of OUTCOMES."""
+        if outcome not in OUTCOMES:
+            raise KeyError(outcome)
+        self._requests.labels(outcome).inc()
 
     def homeserver(self, up: bool) -> None:
         """Take whether the homeserver answers."""
@@ -192,58 +228,23 @@ class Metrics:
         """How late the event loop was at worst in the last seconds; None before it was measured."""
         return max(self._lags, default=None)
 
-    def watch_focus(self, read: Callable[[], FocusState]) -> None:
-        """Show what `read` gives at each scrape: conferences, legs, tracks."""
-        self.registry.register(_FocusCollector(read))
+    def watch_focus(
+        self,
+        read: Callable[[], FocusState],
+        links: Callable[[], Sequence[Link]] = tuple,
+        limits: Callable[[], Mapping[str, float]] = dict,
+    ) -> None:
+        """Show at each scrape what these give: legs and calls, trunks, the limits by name."""
+        self.registry.register(FocusCollector(read, links, limits))
 
-    def watch_media(self, read: Callable[[], Mapping[str, int]]) -> None:
-        """Show the media core's counters at each scrape; RuntimeError from `read` (it has failed) shows none."""
-        self.registry.register(_MediaCollector(read))
+    def watch_media(self, read: Callable[[], MediaMeasures]) -> None:
+        """Show what the media core measured at each scrape; RuntimeError from `read` (it has failed) shows none."""
+        self.registry.register(MediaCollector(read))
+
+    def watch_matrix(self, read: Callable[[], MatrixLoad]) -> None:
+        """Show at each scrape what waits between the focus and its homeserver."""
+        self.registry.register(MatrixCollector(read))
 
     def render(self) -> tuple[bytes, str]:
         """The exposition for one scrape, and its content type."""
         return generate_latest(self.registry), CONTENT_TYPE_LATEST
-
-
-class _FocusCollector(Collector):
-    def __init__(self, read: Callable[[], FocusState]) -> None:
-        self._read = read
-
-    def collect(self) -> Iterable[Metric]:
-        state = self._read()
-        legs = GaugeMetricFamily("mautrix_sfu_legs", "Connections, by kind and grade", labels=["kind", "grade"])
-        for kind in KINDS:
-            for grade in GRADES:
-                legs.add_metric([kind, grade], sum((leg.kind, leg.grade) == (kind, grade) for leg in state.legs))
-        yield legs
-        trips = [leg.round_trip for leg in state.legs if leg.kind == "trunk" and leg.round_trip is not None]
-        yield GaugeMetricFamily(
-            "mautrix_sfu_trunk_round_trip_seconds", "The longest round trip of any trunk", value=max(trips, default=0.0)
-        )
-        for name, text, value in (
-            ("conferences", "Conferences that have a leg", len(state.conferences)),
-            ("published_tracks", "Tracks that participants publish", sum(leg.published for leg in state.legs)),
-            ("forwarded_tracks", "Tracks that are sent to participants", sum(leg.sent for leg in state.legs)),
-            ("parked_invites", "Invites that wait for room state", state.parked_invites),
-            ("tracked_rooms", "Rooms whose state is kept", state.tracked_rooms),
-            ("caught_up", "Whether the homeserver's backlog is worked off", state.caught_up),
-        ):
-            yield GaugeMetricFamily(f"mautrix_sfu_{name}", text, value=value)
-
-
-class _MediaCollector(Collector):
-    def __init__(self, read: Callable[[], Mapping[str, int]]) -> None:
-        self._read = read
-
-    def collect(self) -> Iterable[Metric]:
-        try:
-            stats = self._read()
-        except RuntimeError:
-            return
-        for name, count in sorted(stats.items()):
-            value: float = count
-            if "_microseconds" in name:  # Prometheus counts in seconds
-                name, value = name.replace("_microseconds", "_seconds"), count / 1e6
-            kind = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
-            words = name.removesuffix("_total").replace("_", " ")
-            yield kind(f"mautrix_sfu_media_{name}", f"Media core: {words}", value=value)
