@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import SpanExporter
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +60,7 @@ class Tracer:
 
         Raises TracingUnavailableError.
         """
-        self._provider = _provider(endpoint, ratio, version, instance)
+        self._provider, self._exporter = _provider(endpoint, ratio, version, instance)
         self._tracer = self._provider.get_tracer("mautrix_sfu", version)
         self._clock = clock
         self._allowance = BURST
@@ -82,6 +83,9 @@ class Tracer:
         thread = threading.Thread(target=self._provider.shutdown, name="last traces", daemon=True)
         thread.start()
         thread.join(LAST_WORDS)
+        if thread.is_alive():
+            self._exporter.shutdown()  # ends what it waits for
+            thread.join(LAST_WORDS)
 
     def _allow(self) -> bool:
         now = self._clock()
@@ -92,7 +96,7 @@ class Tracer:
         return allowed
 
 
-def _provider(endpoint: str, ratio: float, version: str, instance: str) -> TracerProvider:
+def _provider(endpoint: str, ratio: float, version: str, instance: str) -> tuple[TracerProvider, SpanExporter]:
     try:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
         from opentelemetry.sdk.resources import Resource
@@ -111,4 +115,4 @@ def _provider(endpoint: str, ratio: float, version: str, instance: str) -> Trace
     provider.add_span_processor(
         BatchSpanProcessor(exporter, max_queue_size=QUEUE, export_timeout_millis=EXPORT_TIMEOUT * 1000)
     )
-    return provider
+    return provider, exporter

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 
 import pytest
@@ -67,7 +68,8 @@ def test_a_receiver_that_is_away_holds_nobody_up(caplog: pytest.LogCaptureFixtur
         tracer.record(a_trace())
     assert time.monotonic() - started < 1
     tracer.stop()
-    assert time.monotonic() - started < tracing.LAST_WORDS + 2
+    assert time.monotonic() - started < 2 * tracing.LAST_WORDS + 1
+    assert not [thread for thread in threading.enumerate() if thread.name == "last traces"]
 
 
 def test_without_its_packages_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

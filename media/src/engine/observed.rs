@@ -62,9 +62,27 @@ impl Engine {
             let tracks = self.tracks().filter(|track| track.kind == kind).count() as u64;
             snapshot.number("tracks", "Tracks that peers publish.", vec![("kind", name)], tracks);
         }
+        self.write_bandwidth(&mut snapshot);
         self.write_layers(&mut snapshot);
         self.write_forwards(&mut snapshot);
         snapshot
+    }
+
+    /// What the links of subscribers carry, and what they lack.
+    fn write_bandwidth(&self, snapshot: &mut Snapshot) {
+        let known: Vec<_> = self
+            .legs
+            .iter()
+            .filter_map(|(_, leg)| Some((leg.bandwidth.available()?, leg.bandwidth.wanted())))
+            .collect();
+        let narrow = known.iter().filter(|(_, wanted)| *wanted > 0);
+        let help = "Subscribers whose links' bandwidth is estimated.";
+        snapshot.number("bandwidth_estimates", help, vec![], known.len() as u64);
+        let help = "Those of them who would be sent more if there were room.";
+        snapshot.number("bandwidth_narrow", help, vec![], narrow.count() as u64);
+        let help = "What the links of subscribers carry by estimate, together.";
+        let available = known.iter().map(|(available, _)| available / 8).sum();
+        snapshot.number("bandwidth_available_bytes_per_second", help, vec![], available);
     }
 
     fn write_layers(&self, snapshot: &mut Snapshot) {

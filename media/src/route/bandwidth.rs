@@ -91,6 +91,11 @@ impl Bandwidth {
         self.receiver = Some(bits_per_second.max(FLOOR as u64));
     }
 
+    /// What was wanted last.
+    pub fn wanted(&self) -> u64 {
+        self.wanted as u64
+    }
+
     /// What would be sent if there were room for all of it, in bits per second; zero: all of it is.
     pub fn want(&mut self, bits_per_second: u64) {
         self.wanted = bits_per_second as f64;

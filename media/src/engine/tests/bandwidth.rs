@@ -97,6 +97,12 @@ impl Link {
     }
 }
 
+/// A number that operators are shown.
+fn number(world: &World, name: &str) -> u64 {
+    let snapshot = world.engine.measure();
+    snapshot.numbers.iter().find(|series| series.name == name).unwrap().value
+}
+
 #[test]
 fn a_wide_link_gets_the_best_and_no_padding() {
     let (mut world, mut camera, mut link) = meeting(50_000_000);
@@ -118,10 +124,14 @@ fn a_link_that_narrows_gets_a_smaller_layer_and_the_best_again_when_it_widens() 
     assert!(link.shown.last() > Some(&0), "{:?}", link.shown);
     link.run(&mut world, &mut camera, 15);
     assert!(link.shown.len() <= 4 && !link.shown[1..].contains(&0), "{:?}", link.shown);
+    assert_eq!((number(&world, "bandwidth_estimates"), number(&world, "bandwidth_narrow")), (1, 1));
+    let estimate = number(&world, "bandwidth_available_bytes_per_second");
+    assert!((40_000..100_000).contains(&estimate), "{estimate} bytes of some 87,500 a second");
     link.bits_per_second = 5_000_000;
     link.run(&mut world, &mut camera, 10);
     assert_eq!(link.shown.last(), Some(&0));
     assert!(link.shown.len() <= 3, "{:?}", link.shown);
+    assert_eq!(number(&world, "bandwidth_narrow"), 0);
     assert!(world.engine.counters.probes_out > 0);
     assert_continuous(&world.peer(2).video());
 }
