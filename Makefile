@@ -11,12 +11,14 @@ MODULE := mautrix_sfu/_media.abi3.so
 PAGE := mautrix_sfu/http/page/index.html
 SYNAPSE := .cache/synapse-venv/.installed
 NODE_MODULES := web/node_modules/.package-lock.json
+LIBSRTP := .cache/libsrtp-openssl/libsrtp2.so.1
 CARGO := --manifest-path media/Cargo.toml
 
 RUST_SOURCES := $(shell find media -name target -prune -o -type f -print 2>/dev/null)
 WEB_SOURCES := $(shell find web -name node_modules -prune -o -name dist -prune -o -name test-results -prune -o -type f -print 2>/dev/null)
 
-.PHONY: help prerequisites venv build rust page lint lint-python lint-rust lint-web format test test-quick bench-cascade demo wheel clean
+.PHONY: help prerequisites venv build rust page lint lint-python lint-rust lint-web format test test-quick bench bench-cascade bench-forward \
+	bench-latency bench-memory load demo wheel clean
 .DELETE_ON_ERROR:
 
 help: ## show this list
@@ -66,6 +68,8 @@ lint-rust: $(MODULE)
 	@scripts/prerequisites.sh lint
 	cargo fmt $(CARGO) --check
 	cargo clippy $(CARGO) --locked --all-targets --quiet -- -D warnings
+	cargo fmt --manifest-path bench/load/Cargo.toml --check
+	cargo clippy --manifest-path bench/load/Cargo.toml --locked --quiet -- -D warnings
 	PYO3_PYTHON=$(CURDIR)/$(BIN)/python cargo clippy $(CARGO) --locked --features python --quiet -- -D warnings
 	$(BIN)/python -m mypy.stubtest mautrix_sfu._media
 
@@ -92,6 +96,23 @@ test-quick: build ## the tests that need no Synapse, browser or PostgreSQL
 bench-cascade: build ## what a hop between foci adds, what crosses trunks, a hundred foci (minutes, on a quiet machine)
 	@$(BIN)/python -m bench.cascade
 
+load: $(VENV_STAMP) ## what the benchmarks load a focus with
+	@cargo build --release --locked --quiet --manifest-path bench/load/Cargo.toml
+
+bench: bench-forward bench-latency bench-memory bench-cascade ## all benchmarks, one after the other
+
+bench-forward: build load $(LIBSRTP) ## packets forwarded in a second of CPU, beside Janus and a bare loop (root, two quiet cores)
+	@$(BIN)/python -m bench.forward
+
+bench-latency: build load ## how long a packet takes through the focus at half of the load that it carries (root)
+	@$(BIN)/python -m bench.latency
+
+bench-memory: build load ## resident memory of a thousand legs (root)
+	@$(BIN)/python -m bench.memory
+
+$(LIBSRTP): scripts/libsrtp_openssl.sh
+	@scripts/libsrtp_openssl.sh $(dir $@) || true
+
 demo: build $(SYNAPSE) ## a throw-away Synapse, the focus and a call to open in the browser; Ctrl-C removes it all
 	@$(BIN)/python scripts/demo.py
 
@@ -99,7 +120,7 @@ wheel: page ## a wheel for this machine's Linux and any Python from 3.11 on, in 
 	@$(BIN)/maturin build --release --locked --out dist
 
 clean: ## remove what was built, and the virtual environments
-	rm -rf $(VENV) .cache build dist wheelhouse media/target media/fuzz/target web/node_modules web/dist mautrix_sfu/http/page
+	rm -rf $(VENV) .cache build dist wheelhouse media/target media/fuzz/target bench/load/target web/node_modules web/dist mautrix_sfu/http/page
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	rm -f mautrix_sfu/_media*.so
 	find mautrix_sfu tests scripts bench -name __pycache__ -prune -exec rm -rf {} +

@@ -48,7 +48,7 @@ class Focus:
 
     def __init__(self, threads: int = 1, cores: Sequence[int] = (0,)) -> None:
         self.name = "mautrix-sfu"
-        self.profile = ""
+        self.profile = "SRTP_AEAD_AES_128_GCM"
         self._threads, self._cores = threads, cores
         self._people: list[LoadPeer] = []
 
@@ -76,7 +76,7 @@ class Focus:
         await peer.open(peer_address(number))
         peer.take_answer((await self._focus.ask(op="join", leg=number, offer=peer.offer()))["answer"])
         await peer.shake_hands()
-        self.profile = peer.peer.keys()[0]
+        assert peer.peer.keys()[0] == self.profile
 
     async def show(self, watchers: Sequence[int], sources: Sequence[int]) -> None:
         for watcher in watchers:

@@ -12,15 +12,17 @@ from pathlib import Path
 from typing import Any, cast
 
 import aiohttp
+from aioice import stun
 from aiortc import rtcdtlstransport
 
 from .forward_targets import AT_ONCE
 from .load_peers import Generator, LoadPeer
-from .network import SERVER, in_server, peer_address
+from .network import PEER_PORT, SERVER, in_server, peer_address
 
 ROOM, HTTP_PORT = 1234, 8088
 INSTALLED = Path("/usr/lib/x86_64-linux-gnu/janus")
 PROFILE = "SRTP_AEAD_AES_128_GCM"
+AS_PACKAGED, WITH_OPENSSL = "Janus as packaged", "Janus, libsrtp on OpenSSL"
 STARTING = 10.0  # seconds
 
 MAIN = """
@@ -78,6 +80,19 @@ class JanusPeer(LoadPeer):
         dtls = cast("Any", self.peer.dtls)
         dtls._srtp_profiles = [profile for profile in profiles if profile.openssl_profile == PROFILE.encode()]
 
+    def _on_datagram(self, data: bytes) -> None:
+        """Janus's library checks back, lite or not, and waits for the answer."""
+        if data[:2] == b"\0\1":  # a binding request
+            request = stun.parse_message(data)
+            answer = stun.Message(stun.Method.BINDING, stun.Class.RESPONSE, request.transaction_id)
+            if self.ice.remote is not None:
+                answer.attributes["XOR-MAPPED-ADDRESS"] = self.ice.remote
+            answer.add_message_integrity(self.ice.pwd.encode())
+            answer.add_fingerprint()
+            self.send_raw(bytes(answer))
+        else:
+            super()._on_datagram(data)
+
     def offer(self, *, restart_ice: bool = False) -> str:
         """Without an m-line for data, which a VideoRoom is not asked for."""
         session, *lines = re.split(r"(?=^m=)", super().offer(restart_ice=restart_ice), flags=re.MULTILINE)
@@ -86,7 +101,17 @@ class JanusPeer(LoadPeer):
             (mid,) = re.findall(r"^a=mid:(\S+)", line, flags=re.MULTILINE)
             session = re.sub(rf"(^a=group:BUNDLE.*) {mid}\b", r"\1", session, flags=re.MULTILINE)
         kept = [line for line in lines if line not in dropped]
-        return (session + "".join(kept)).replace("a=setup:actpass", "a=setup:active")
+        return self._with_candidate(session + "".join(kept)).replace("a=setup:actpass", "a=setup:active")
+
+    def take_offer(self, sdp: str) -> str | None:
+        """Answer as Janus wants it."""
+        answer = super().take_offer(sdp)
+        return self._with_candidate(answer) if answer is not None else None
+
+    def _with_candidate(self, sdp: str) -> str:
+        """Janus starts once it knows a candidate, though the checks come from here."""
+        candidate = f"a=candidate:1 1 udp 2130706431 {self.host} {PEER_PORT} typ host\r\na=end-of-candidates\r\n"
+        return re.sub(r"(^a=setup:\w+\r\n)", rf"\1{candidate}", sdp, flags=re.MULTILINE)
 
 
 class Api:
@@ -120,11 +145,11 @@ class Api:
     async def message(self, handle: int, body: dict[str, Any], sdp: tuple[str, str] | None = None) -> dict[str, Any]:
         """Send a message, with a description if need be. Gives the event that answers it."""
         name = next(self._names)
-        self._waiting[name] = asyncio.get_running_loop().create_future()
+        waiting = self._waiting[name] = asyncio.get_running_loop().create_future()
         more = {"jsep": {"type": sdp[0], "sdp": sdp[1]}} if sdp else {}
         await self._post(f"/{self._session}/{handle}", janus="message", transaction=name, body=body, **more)
         async with asyncio.timeout(STARTING):
-            event = await self._waiting[name]
+            event: dict[str, Any] = await waiting
         data = event["plugindata"]["data"]
         if "error" in data:
             raise JanusError(data["error"])
@@ -158,7 +183,7 @@ class Janus:
     """A target of the benchmark. Whoever publishes has one connection for that, whoever watches one for it."""
 
     def __init__(self, libraries: Path | None = None) -> None:
-        self.name = "Janus, libsrtp on OpenSSL" if libraries else "Janus"
+        self.name = WITH_OPENSSL if libraries else AS_PACKAGED
         self.profile = PROFILE
         self._libraries = libraries
         self._feeds: dict[int, int] = {}  # by person
@@ -220,8 +245,8 @@ class Janus:
 
     async def _peer(self, audio: bool, video: bool) -> JanusPeer:
         peer = JanusPeer(audio=audio, video=video)
-        await peer.open(peer_address(self._addresses))
         self._addresses += 1
+        await peer.open(peer_address(self._addresses))
         return peer
 
     async def show(self, watchers: Sequence[int], sources: Sequence[int]) -> None:

@@ -1,16 +1,4 @@
-//! RTCP compounds with all that hangs on their packets.
+//! See `mautrix_sfu_media_fuzz::rtcp`.
 #![no_main]
 
-use libfuzzer_sys::fuzz_target;
-use mautrix_sfu_media::proto::rtcp::{Packet, parse};
-
-fuzz_target!(|bytes: &[u8]| {
-    for packet in parse(bytes) {
-        match packet {
-            Packet::SenderReport { blocks, .. } | Packet::ReceiverReport { blocks } => blocks.for_each(drop),
-            Packet::Nack { lost, .. } => lost.for_each(drop),
-            Packet::FullIntra { entries } => entries.for_each(drop),
-            _ => {}
-        }
-    }
-});
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| mautrix_sfu_media_fuzz::rtcp(bytes));

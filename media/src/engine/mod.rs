@@ -48,6 +48,8 @@ use crate::time::{MILLISECOND, Time, WallClock};
 const TICK: u64 = 10 * MILLISECOND;
 /// ... and else: feedback, selection, reports, consent.
 const CALM_TICK: u64 = 50 * MILLISECOND;
+/// Whoever is awake anyway looks already after this long: waking up for it alone costs more.
+const EARLY_TICK: u64 = 30 * MILLISECOND;
 /// A published track without a packet for this long does not flow: it may be had from elsewhere.
 const SILENCE: u64 = 500 * MILLISECOND;
 /// Larger datagrams are not looked at.
@@ -144,6 +146,12 @@ impl Engine {
     /// When `tick` is to be called next; `None` while there is nothing to do.
     pub fn deadline(&self) -> Option<Time> {
         (!self.legs.is_empty()).then(|| self.ticked + if self.urgent { TICK } else { CALM_TICK })
+    }
+
+    /// Whether `tick` is to be called now by somebody who is awake.
+    pub fn is_due(&self, now: Time) -> bool {
+        let wait = if self.urgent { TICK } else { EARLY_TICK };
+        !self.legs.is_empty() && now >= self.ticked + wait
     }
 
     /// Takes a datagram, decrypting it in place.

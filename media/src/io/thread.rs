@@ -95,7 +95,7 @@ impl Worker {
                 }
             }
             let now = self.now();
-            if self.engine.deadline().is_some_and(|deadline| deadline <= now) {
+            if self.engine.is_due(now) {
                 self.engine.tick(now);
             }
             self.flush()?;
