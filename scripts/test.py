@@ -58,7 +58,7 @@ def suites(quick: bool) -> tuple[Suite, ...]:
             "pytest",
             (sys.executable, "-m", "pytest", *select),
             re.compile(r"^=+ .*(passed|failed|error|no tests ran).* =+$"),
-            limit=1200,
+            limit=2700,
         ),
     )
 
