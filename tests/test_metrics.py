@@ -8,7 +8,7 @@ import re
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -183,6 +183,7 @@ def test_a_database_that_is_away_is_shown_with_what_waits_for_it(metrics: Metric
 
 def test_limits_are_shown_with_how_much_of_them_is_used(metrics: Metrics) -> None:
     now = view("full", "full", "held")
+    now = replace(now, legs=tuple(replace(leg, offers=100.0 * n, takes=50.0) for n, leg in enumerate(now.legs)))
     limits = {**asdict(Limits(legs=50, legs_per_user=3, held_legs=7)), "of_the_future": 9}
     metrics.watch_focus(lambda: now, limits=lambda: limits)
     samples = scrape(metrics)
@@ -190,7 +191,14 @@ def test_limits_are_shown_with_how_much_of_them_is_used(metrics: Metrics) -> Non
         name: [samples[f"mautrix_sfu_limit|limit={name}"], samples.get(f"mautrix_sfu_limit_used|limit={name}")]
         for name in limits
     }
-    expected = {"legs": [50, 3], "legs_per_user": [3, 3], "held_legs": [7, 1], "trunks": [64, 0]}
+    expected = {
+        "bitrate_per_leg": [20_000, 200],
+        "bitrate": [1_000_000, 150],
+        "legs": [50, 3],
+        "legs_per_user": [3, 3],
+        "held_legs": [7, 1],
+        "trunks": [64, 0],
+    }
     assert {name: shown[name] for name in expected} == expected
     assert shown["of_the_future"] == [9, None]
 

@@ -135,6 +135,7 @@ class Focus:
                 "trunk" if leg.trunk else "participant",
                 leg.liveness.round_trip if leg.liveness is not None else None,
                 self._carries(leg, now),
+                *self._shares.bitrate(leg.id),
             )
             for leg in self._books.legs.values()
         )

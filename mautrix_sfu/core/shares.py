@@ -31,6 +31,11 @@ class Shares:
         """What each leg sends and is sent, in kbit/s."""
         return self._bandwidth.loads
 
+    def bitrate(self, leg: LegId) -> tuple[float, float]:
+        """What a leg offers, and what it takes of what calls may take, in kbit/s."""
+        load = self._bandwidth.loads.get(leg)
+        return (0.0, 0.0) if load is None else (load.offered, total((load,)))
+
     def full(self, key: ConferenceKey | None) -> str | None:
         """The limit on bitrates that leaves no room for a leg in this conference; None: there is room."""
         if self._focus_full:

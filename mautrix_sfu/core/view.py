@@ -24,6 +24,8 @@ class LegView:
     kind: str = "participant"  # | "trunk"
     round_trip: float | None = None  # seconds, over the data channel
     carries: tuple[Device, ...] = ()  # a trunk: who is at the other focus, by room state, whether they show anything
+    offers: float = 0.0  # kbit/s that come from it
+    takes: float = 0.0  # kbit/s that are received from it and sent to it
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter as Tally
-from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -51,6 +51,12 @@ class _Leg(Protocol):
     def kind(self) -> str: ...
     @property
     def round_trip(self) -> float | None: ...
+    @property
+    def conference(self) -> Hashable: ...
+    @property
+    def offers(self) -> float: ...
+    @property
+    def takes(self) -> float: ...
 
 
 class Link(Protocol):
@@ -183,7 +189,11 @@ def _used(state: FocusState) -> dict[str, float]:
     participants = [leg for leg in state.legs if leg.kind == "participant"]
     held = [leg for leg in participants if leg.grade == "held"]
 
-    def fullest(counts: Iterable[int]) -> int:
+    kbits: dict[Hashable, float] = {}
+    for leg in state.legs:
+        kbits[leg.conference] = kbits.get(leg.conference, 0.0) + leg.takes
+
+    def fullest(counts: Iterable[float]) -> float:
         return max(counts, default=0)
 
     return {
@@ -194,6 +204,9 @@ def _used(state: FocusState) -> dict[str, float]:
         "legs_per_conference": fullest(len(legs) for legs in state.conferences.values()),
         "held_legs": len(held),
         "held_legs_per_user": fullest(Tally(leg.peer.user_id for leg in held).values()),
+        "bitrate": sum(kbits.values()),
+        "bitrate_per_conference": fullest(kbits.values()),
+        "bitrate_per_leg": fullest(leg.offers for leg in participants),
         "trunks": len(state.legs) - len(participants),
         "tracks_per_leg": fullest(leg.published for leg in participants),
         "subscriptions_per_leg": fullest(leg.sent for leg in participants),
