@@ -16,8 +16,9 @@ _HOP = {"host", "content-length", "transfer-encoding", "connection", "content-en
 class Swallow:
     """Everything else goes through."""
 
-    def __init__(self, homeserver: str, event_type: str) -> None:
+    def __init__(self, homeserver: str, event_type: str, at_most: int | None = None) -> None:
         self.swallowed = 0
+        self._at_most = at_most
         self._homeserver = homeserver
         self._lost = f"/sendToDevice/{event_type}/"
         self._port = free_port()
@@ -47,7 +48,7 @@ class Swallow:
             await self._http.close()
 
     async def _handle(self, request: web.Request) -> web.Response:
-        if self._lost in request.path:
+        if self._lost in request.path and self.swallowed != self._at_most:
             self.swallowed += 1
             return web.json_response({})
         assert self._http is not None
