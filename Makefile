@@ -18,7 +18,8 @@ RUST_SOURCES := $(shell find media -name target -prune -o -type f -print 2>/dev/
 WEB_SOURCES := $(shell find web -name node_modules -prune -o -name dist -prune -o -name test-results -prune -o -type f -print 2>/dev/null)
 
 .PHONY: help prerequisites venv build rust page lint lint-python lint-rust lint-web format test test-quick bench bench-cascade bench-forward \
-	bench-latency bench-memory load demo wheel clean
+	bench-latency bench-memory load demo wheel wheel-manylinux sdist \
+	test-packaging image-steps clean
 .DELETE_ON_ERROR:
 
 help: ## show this list
@@ -113,11 +114,25 @@ bench-memory: build load ## resident memory of a thousand legs (root)
 $(LIBSRTP): scripts/libsrtp_openssl.sh
 	@scripts/libsrtp_openssl.sh $(dir $@) || true
 
+test-packaging: build $(SYNAPSE) ## what is shipped, built from nothing: the image's steps, the source distribution (minutes)
+	@scripts/prerequisites.sh test
+	@$(BIN)/python -m pytest -m packaging
+
+image-steps: $(VENV_STAMP) ## carry out the Dockerfile without an engine, on a copy of this machine (as root)
+	@$(BIN)/python -m scripts.image_steps
+
 demo: build $(SYNAPSE) ## a throw-away Synapse, the focus and a call to open in the browser; Ctrl-C removes it all
 	@$(BIN)/python scripts/demo.py
 
 wheel: page ## a wheel for this machine's Linux and any Python from 3.11 on, in dist/
 	@$(BIN)/maturin build --release --locked --out dist
+
+wheel-manylinux: page ## a wheel for any Linux with glibc 2.17 or newer; zig, a package of Python's registry, links it
+	@[ -x build/zig/bin/maturin ] || { $(BIN)/python -m venv build/zig && build/zig/bin/pip install --quiet "maturin>=1.9,<2" "ziglang>=0.13"; }
+	@PATH=$(CURDIR)/build/zig/bin:$$PATH build/zig/bin/maturin build --release --locked --zig --compatibility manylinux2014 --target-dir build/zig-target --out dist
+
+sdist: page ## the source distribution, in dist/
+	@$(BIN)/maturin sdist --out dist
 
 clean: ## remove what was built, and the virtual environments
 	rm -rf $(VENV) .cache build dist wheelhouse media/target media/fuzz/target bench/load/target web/node_modules web/dist mautrix_sfu/http/page
