@@ -273,6 +273,19 @@ def test_who_has_a_narrow_link_is_told_which_track_pauses_and_when_it_goes_on() 
     assert not of(script.say(ev.SuspensionChanged(bob, Mid("s7"), True)), cmd.ChannelSuspension)
 
 
+def test_a_focus_that_nobody_lists_is_not_dialled_for_a_participant_and_one_in_the_set_is_dialled_once() -> None:
+    script, alice, bob = pair()
+    refused = script.say(ev.ConnectToFocus(alice, OTHER_FOCUS)) + script.wait(6)
+    assert (told := one(refused, cmd.ChannelError)).leg == alice
+    assert (told.code, told.in_reply_to) == ("focus_not_in_set", "m.call.connect_to_focus")
+    assert not of(refused, cmd.SendInvite)
+    dialled = script.list_device(BOB, active=(FOCUS, OTHER_FOCUS)) + script.wait(6)
+    assert len(of(dialled, cmd.MakeInvite)) == 1, "the state is reason enough"
+    again = script.say(ev.ConnectToFocus(bob, OTHER_FOCUS)) + script.wait(1)
+    assert not of(again, cmd.ChannelError)
+    assert not of(again, cmd.MakeInvite)
+
+
 def test_no_more_than_300_streams_are_shown_and_those_subscribed_to_stay() -> None:
     script = Script()
     viewer = script.join(ALICE, "a")
