@@ -91,7 +91,7 @@ test: build $(SYNAPSE) ## all tests, with a real Synapse and a real browser
 	@scripts/prerequisites.sh test
 	@$(BIN)/python scripts/test.py
 
-test-quick: build ## the tests that need no Synapse, browser or PostgreSQL
+test-quick: build ## the tests that need no Synapse, browser, PostgreSQL or Prometheus
 	@$(BIN)/python scripts/test.py --quick
 
 bench-cascade: build ## what a hop between foci adds, what crosses trunks, a hundred foci (minutes, on a quiet machine)
