@@ -33,6 +33,8 @@ if [ "$what" = test ]; then
     has nsenter || packages+=(util-linux)
     has curl || packages+=(curl)
     has systemd-analyze || packages+=(systemd)
+    has nginx || [ -x /usr/sbin/nginx ] || packages+=(nginx-light)
+    has caddy || packages+=(caddy)
     has postgres || ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || packages+=(postgresql)
 fi
 
