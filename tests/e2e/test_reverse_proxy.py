@@ -79,6 +79,13 @@ def caddy(folder: Path, configuration: str, port: int, pair: tuple[Path, Path]) 
     return ["caddy", "run", "--adapter", "caddyfile", "--config", str(file)]
 
 
+def started(command: list[str], folder: Path) -> subprocess.Popen[bytes]:
+    """The proxy's process, with what it says in a file."""
+    env = {"PATH": "/usr/sbin:/usr/bin:/bin", "HOME": str(folder)}
+    with (folder / "log").open("wb") as log:
+        return subprocess.Popen(guarded(command), cwd=folder, env=env, stdout=log, stderr=log)
+
+
 @pytest.mark.parametrize(("language", "run"), [("nginx", nginx), ("caddyfile", caddy)])
 async def test_the_pages_proxy_leads_to_the_focus_and_not_to_its_metrics(
     focus: int, tmp_path: Path, language: str, run: Configured
@@ -87,11 +94,7 @@ async def test_the_pages_proxy_leads_to_the_focus_and_not_to_its_metrics(
     command = run(tmp_path, block(language).replace(ITS_PORT, str(focus)), port, make_certificate(tmp_path))
     if shutil.which(command[0]) is None:
         pytest.skip(f"{command[0]} is missing")
-    with (tmp_path / "log").open("wb") as log:
-        process = subprocess.Popen(
-            guarded(command), cwd=tmp_path, env={"PATH": "/usr/sbin:/usr/bin:/bin", "HOME": str(tmp_path)},
-            stdout=log, stderr=log,
-        )  # fmt: skip
+    process = started(command, tmp_path)
     trusted = ssl.create_default_context()
     trusted.check_hostname, trusted.verify_mode = False, ssl.CERT_NONE  # by a name that leads nowhere
     try:
