@@ -113,7 +113,7 @@ async def test_the_pages_proxy_leads_to_the_focus_and_not_to_its_metrics(
 class Here(aiohttp.abc.AbstractResolver):
     """Finds every name on this machine."""
 
-    async def resolve(self, host: str, port: int = 0, family: int = 2) -> list[aiohttp.abc.ResolveResult]:  # type: ignore[override]
+    async def resolve(self, host: str, port: int = 0, family: int = 2) -> list[aiohttp.abc.ResolveResult]:
         return [{"hostname": host, "host": "127.0.0.1", "port": port, "family": 2, "proto": 0, "flags": 0}]
 
     async def close(self) -> None: ...
