@@ -251,6 +251,7 @@ class Runtime:
                 self._take_one()
             if not self._inbox.push(sender_id, _Received(message, now)):
                 self._metrics.count("bounds_hit", "queued_messages")
+                self._owner.counted(cmd.Count(cmd.Counter.BOUNDS_HIT, "queued_messages"))
         if self._store is not None:
             self._store.set_position(position)
         self._schedule_inbox()

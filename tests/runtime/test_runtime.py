@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Awaitable, Sequence
 from typing import Any
 
@@ -135,7 +136,7 @@ class Edges:
         self.done.append(("homeserver", up))
 
     def counted(self, what: Count) -> None:
-        pass
+        self.done.append(("counted", what.counter.value, what.cause))
 
     def conference_ended(self, ended: ConferenceEnded, bytes_in: int, bytes_out: int) -> None:
         self.done.append(("ended", ended.conference, ended.people, bytes_in, bytes_out))
@@ -199,6 +200,19 @@ async def test_a_flood_of_one_sender_is_cut_and_another_is_answered_among_the_fi
     await asyncio.sleep(0.05)
     assert len(answers(edges, "@calm:hs")) == 1
     assert b'mautrix_sfu_bounds_hit_total{cause="parked_invites"}' in metrics.render()[0]
+    runtime.stop()
+
+
+async def test_that_a_senders_queue_was_full_is_counted_and_told() -> None:
+    edges, metrics, ticks = Edges(), Metrics("test"), itertools.count()
+    runtime = Runtime(
+        Policy(FOCUS), metrics, edges, clock=lambda: float(next(ticks))
+    )  # there is never time to make room
+    runtime.connect(edges, edges, edges, edges)
+    flood = [invite("@flood:hs", f"c{n}", conf_id=f"other{n}") for n in range(MAX_QUEUED_PER_SENDER + 1)]
+    runtime.on_to_device(flood, "p1")
+    assert edges.of("counted") == [("counted", "bounds_hit", "queued_messages")]
+    assert b'mautrix_sfu_bounds_hit_total{cause="queued_messages"} 1.0' in metrics.render()[0]
     runtime.stop()
 
 
