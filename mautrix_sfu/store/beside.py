@@ -42,7 +42,7 @@ def mautrix_database(url: str, upgrades: UpgradeTable) -> Database:
         where = URL.build(scheme="sqlite", path=str(sqlite_path(url).absolute()))  # mautrix reads sqlite:/// so
         return Database.create(where, upgrade_table=upgrades, db_args={"factory": _ImmediateConnection})
     server: dict[str, Any] = {
-        "min_size": 1,
+        "min_size": 0,  # none is kept up for its own sake: asyncpg logs a traceback for each attempt that fails
         "max_size": CONNECTIONS,
         "timeout": CONNECT_TIMEOUT,
         "command_timeout": COMMAND_TIMEOUT,

@@ -279,6 +279,23 @@ async def test_a_server_that_does_not_answer_counts_as_away(
     assert (await store.load()).legs == [leg()]
 
 
+async def test_mautrixs_connections_fail_while_the_server_is_away_and_come_back_by_themselves(
+    store: Store, url: str, postgres: Postgres, caplog: pytest.LogCaptureFixture
+) -> None:
+    beside = mautrix_database(url, UpgradeTable())
+    await beside.start()
+    assert await beside.fetchval("SELECT 1") == 1
+    await postgres.stop_meanwhile()
+    await until(lambda: store.away)
+    with pytest.raises((OSError, asyncpg.InterfaceError, asyncpg.PostgresError)):
+        await beside.fetchval("SELECT 1")
+    await asyncio.sleep(0.5)
+    await postgres.start_again()
+    assert await beside.fetchval("SELECT 1") == 1
+    await beside.stop()
+    assert "Traceback" not in caplog.text
+
+
 # ---------------------------------------------------------------- one focus at a time
 
 
