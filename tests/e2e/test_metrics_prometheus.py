@@ -26,6 +26,7 @@ pytestmark = [pytest.mark.synapse, pytest.mark.browser, pytest.mark.prometheus]
 
 WATCHED = 16.0  # seconds
 TOLERANCE = 0.02
+ATTEMPTS = 3  # a machine that is short of processors looks at the two at different times
 JSON_LOG = {
     "version": 1,
     "formatters": {"json": {"class": "mautrix_sfu.logs.JsonFormatter"}},
@@ -97,32 +98,38 @@ class Pages:
         return n0 + (n1 - n0) * (moment - t0) / (t1 - t0)
 
 
-async def test_prometheus_counts_the_packets_that_the_pages_count(call: PagesCall, watched: Watched) -> None:
-    alice, bob = [await call.page(name) for name in ("alice", "bob")]
-    for one, other in ((alice, bob), (bob, alice)):
-        await one.wait_video(other.device.user_id)
-        await one.wait_audio(other.device.user_id)
-    pages = Pages([alice, bob])
+async def compare(prometheus: Prometheus, pages: Pages) -> dict[tuple[str, str], tuple[float, float]]:
+    """Packets by direction and kind within the same time: as Prometheus says, and as the pages say."""
     started = time.time()
     while time.time() < started + WATCHED:
         await pages.look()
         await asyncio.sleep(0.4)
-    prometheus = watched.prometheus
-    found = await prometheus.query(f"mautrix_sfu_media_rtp_packets_total[{int(WATCHED)}s]")
     compared = {}
-    for series in found:
+    for series in await prometheus.query(f"mautrix_sfu_media_rtp_packets_total[{int(WATCHED)}s]"):
         key = (series["metric"]["direction"], series["metric"]["kind"])
         samples = [(float(at), float(value)) for at, value in series["values"]]
         within = [sample for sample in samples if pages.times[0] < sample[0] < pages.times[-1]]
         (first, before), (last, after) = within[0], within[-1]
         assert last - first > WATCHED / 2
-        seen = pages.at(last, key) - pages.at(first, key)
-        compared[key] = (after - before, seen)
-    print("packets by Prometheus and by getStats:", {key: (a, round(b)) for key, (a, b) in compared.items()})
-    assert len(compared) == 4
-    for key, (counted, seen) in compared.items():
-        assert seen > 200, key
-        assert abs(counted - seen) <= TOLERANCE * seen, f"{key}: {counted} counted here, {seen:.0f} by the pages"
+        compared[key] = (after - before, pages.at(last, key) - pages.at(first, key))
+    return compared
+
+
+async def test_prometheus_counts_the_packets_that_the_pages_count(call: PagesCall, watched: Watched) -> None:
+    alice, bob = [await call.page(name) for name in ("alice", "bob")]
+    for one, other in ((alice, bob), (bob, alice)):
+        await one.wait_video(other.device.user_id)
+        await one.wait_audio(other.device.user_id)
+    prometheus = watched.prometheus
+    for attempt in range(ATTEMPTS):
+        compared = await compare(prometheus, Pages([alice, bob]))
+        print("packets by Prometheus and by getStats:", {key: (a, round(b)) for key, (a, b) in compared.items()})
+        assert len(compared) == 4
+        off = [key for key, (counted, seen) in compared.items() if abs(counted - seen) > TOLERANCE * seen]
+        if not off:
+            break
+        assert attempt + 1 < ATTEMPTS, f"{off}: {compared}"
+    assert min(seen for _, seen in compared.values()) > 200
 
     # The rest of what a call shows.
     assert await prometheus.value('up{job="mautrix-sfu"}') == 1
