@@ -195,15 +195,16 @@ class Cascade:
     def ended(self, key: ConferenceKey, peer: Device, leg: LegId, now: float, *, silent: bool) -> None:
         """A trunk's leg is gone; `silent`: its invite was never answered."""
         link = self._links.get(key, {}).get(peer)
-        if link is None or leg not in (link.outgoing, link.incoming):
+        if link is None:
+            return
+        if leg == link.up:  # also one that a younger invite of the same focus takes the place of
+            link.up, link.down_since = None, now
+        if leg not in (link.outgoing, link.incoming):
             return
         dialled = leg == link.outgoing
-        was_up = leg == link.up
         link.outgoing = None if dialled else link.outgoing
         link.incoming = link.incoming if dialled else None
-        link.up = None if was_up else link.up
         link.wanted_since = now
-        link.down_since = now if was_up else link.down_since
         if silent and dialled:
             known = self._peers.setdefault(peer, _Peer())
             known.not_before = now + SILENT_BACKOFF[min(known.silences, len(SILENT_BACKOFF) - 1)]

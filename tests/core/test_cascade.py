@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from mautrix_sfu.core import commands as cmd
@@ -85,6 +85,18 @@ def test_a_thousand_foci_are_dialled_one_a_second_at_most() -> None:
     many = [focus(n) for n in range(16)]
     dials = [len(low.settle(KEY, many, True, n / 10)) for n in range(100)]
     assert sum(dials) <= 11
+
+
+def test_a_trunk_whose_place_a_younger_one_took_is_not_kept_in_mind_as_the_one_that_is_up() -> None:
+    cascade = Cascade(focus(2))
+    cascade.settle(KEY, [focus(1)], local=True, now=0.0)
+    for leg in (LegId(1), LegId(2)):
+        cascade.accepted(KEY, focus(1), leg, 1.0)
+        if leg == LegId(1):
+            cascade.connected(KEY, focus(1), leg)
+    cascade.ended(KEY, focus(1), LegId(1), 2.0, silent=False)
+    assert cascade.connected(KEY, focus(1), LegId(2)) is None
+    assert cascade.watched() == 1
 
 
 def test_whoever_lists_many_foci_keeps_nobody_elses_out() -> None:
@@ -286,6 +298,13 @@ def test_who_is_in_the_call_stays_a_participant_though_a_member_lists_the_device
     loss=st.sampled_from([0.0, 0.1, 0.3]),
     steps=st.lists(st.tuples(st.integers(0, 5), st.lists(st.integers(0, 5), max_size=2, unique=True)), max_size=12),
 )
+@example(  # a trunk that is up gives way to a younger invite of the same focus
+    count=6,
+    seed=6687,
+    loss=0.1,
+    steps=[(0, []), (1, []), (4, [1]), (1, [2]), (2, [3]), (5, [2, 3]), (1, []), (2, [4, 2]), (1, [5, 1]), (1, []),
+           (1, [5]), (3, [0, 5])],
+)  # fmt: skip
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_in_the_end_the_trunks_are_those_wanted_and_everybody_sees_everybody_once(
     count: int, seed: int, loss: float, steps: list[tuple[int, list[int]]]
