@@ -19,7 +19,7 @@ from tests.support.participant import Participant, RefusedError
 
 pytestmark = pytest.mark.synapse
 
-DEADLINE = 4.0
+DEADLINE = 8.0  # seconds: a busy machine takes some of them to let somebody join
 
 
 @pytest.fixture
@@ -189,7 +189,7 @@ out.connect(("127.0.0.1", int(sys.argv[1])))
 while True:
     for _ in range(300):
         out.send(bytes(100))
-    time.sleep(0.01)
+    time.sleep(0.005)
 """
 
 
@@ -197,14 +197,14 @@ async def test_an_overloaded_media_thread_refuses_newcomers_and_serves_those_who
     focus = call.deployment.focus
     alice, bob, dave = await call.joined("alice", "bob", "dave")
     carol = await call.participant("carol")
-    focus.edit("overload", media_cpu=0.05)
+    focus.edit("overload", media_cpu=0.03)
     await focus.reload()
     assert await focus.not_ready() == []  # the call alone is no overload
     before = await focus.metric("mautrix_sfu_bounds_hit_total", cause="overload_media_cpu")
     async with Watch(alice, bob, focus):
         flood = await asyncio.create_subprocess_exec(*guarded([sys.executable, "-c", FLOOD, str(focus.udp_port)]))
         try:
-            async with asyncio.timeout(15):
+            async with asyncio.timeout(40):
                 while await focus.not_ready() != ["overload: no new connections are taken (media_cpu)"]:
                     await asyncio.sleep(0.1)
             with pytest.raises(RefusedError, match="user_busy"):
@@ -215,7 +215,7 @@ async def test_an_overloaded_media_thread_refuses_newcomers_and_serves_those_who
         finally:
             flood.kill()
             await flood.wait()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(40):
             while await focus.not_ready():
                 await asyncio.sleep(0.1)
         await call.join(carol)
