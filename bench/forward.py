@@ -62,7 +62,8 @@ async def measure(target: Target, scenario: str) -> Result:
         rates.append(delivered / seconds)
         cpus.append(cpu / seconds)
         efficiency.append(delivered / cpu)
-        losses.append((after["lost"] - before["lost"]) / delivered)
+        lost = max(0, after["lost"] - before["lost"])
+        losses.append(lost / (delivered + lost))
     now = await target.notes()
     sends = now.get("sends", 0) - notes.get("sends", 0)
     run = (now["sent"] - notes["sent"]) / sends if sends else 0.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -46,9 +47,14 @@ def enter(module: str, arguments: Sequence[str]) -> bool:
         return True
     if os.geteuid() != 0 or (os.cpu_count() or 1) < 2:
         sys.exit("This benchmark makes network namespaces and pins to two cores: it needs root and two cores.")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the namespaces go, and what runs in them
     with _network() as name:
         command = ("ip", "netns", "exec", f"{name}-c", *_pinned(CLIENT_CORE), sys.executable, "-m", module, *arguments)
-        code = subprocess.run(command, env=os.environ | {_INSIDE: name}, check=False).returncode
+        with subprocess.Popen(command, env=os.environ | {_INSIDE: name}) as process:
+            try:
+                code = process.wait()
+            finally:
+                process.send_signal(signal.SIGINT)  # nothing if it has ended
     if code:
         sys.exit(code)
     return False
