@@ -64,7 +64,7 @@ class Postgres:
     def close(self) -> None:
         """Stop it and remove its files."""
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self.stop()
+            self.stop(signal.SIGQUIT)  # nobody needs its files again
         if self._process is not None:
             self._process.kill()
             self._process.wait()
