@@ -49,7 +49,17 @@ def enter(module: str, arguments: Sequence[str]) -> bool:
         sys.exit("This benchmark makes network namespaces and pins to two cores: it needs root and two cores.")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the namespaces go, and what runs in them
     with _network() as name:
-        command = ("ip", "netns", "exec", f"{name}-c", *_pinned(CLIENT_CORE), sys.executable, "-m", module, *arguments)
+        command = (
+            "ip",
+            "netns",
+            "exec",
+            f"{name}-c",
+            *_pinned(CLIENT_CORE),
+            sys.executable,
+            "-m",
+            module,
+            *arguments,
+        )
         with subprocess.Popen(command, env=os.environ | {_INSIDE: name}) as process:
             try:
                 code = process.wait()
@@ -88,7 +98,14 @@ def load_tool(name: str) -> str:
 
 def process_cpu(pid: int) -> float:
     """CPU seconds, user and system, of all threads of a process (proc(5), schedstat)."""
-    total = 0
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        total += int((task / "schedstat").read_text().split()[0])
-    return total / 1e9
+    return _schedstat(pid, 0)
+
+
+def process_wait(pid: int) -> float:
+    """Seconds that its threads were ready to run and had no core, as others were on it."""
+    return _schedstat(pid, 1)
+
+
+def _schedstat(pid: int, place: int) -> float:
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return sum(int((task / "schedstat").read_text().split()[place]) for task in tasks) / 1e9
