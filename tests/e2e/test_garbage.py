@@ -330,8 +330,8 @@ async def test_well_protected_nonsense_of_an_attacker_is_dropped(
     await call.join(mallory)
     connection = mallory.connection
     await connection.sender.stop()
-    names = ("rtp_in", "rtcp_in", "dropped_unknown_source", "dropped_payload_type")
-    before = [await focus.metric(f"mautrix_sfu_media_{name}_total") for name in names]
+    names = ("rtp_packets", "rtcp_in", "dropped_unknown_source", "dropped_payload_type")
+    before = [await focus.total(f"mautrix_sfu_media_{name}_total") for name in names]
     async for number in trickle(range(5000)):
         own = source.choice(list(connection.sender.encodings.values()))
         own.sequence = (own.sequence + 1) % 2**16
@@ -353,5 +353,5 @@ async def test_well_protected_nonsense_of_an_attacker_is_dropped(
                 packet = garbage.mutated_bytes(source, bytes(replace(mine, payload=b"x" * 40)))
         with suppress(pylibsrtp.Error):  # libsrtp refuses some of it
             connection._send_rtp(packet)
-    after = [await focus.metric(f"mautrix_sfu_media_{name}_total") for name in names]
+    after = [await focus.total(f"mautrix_sfu_media_{name}_total") for name in names]
     assert all(late > early + 100 for early, late in zip(before, after, strict=True)), (names, before, after)
