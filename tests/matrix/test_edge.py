@@ -225,7 +225,7 @@ async def test_a_strangers_invite_is_ignored(synapse: Synapse, start_focus: Star
     assert membership["content"]["membership"] == "invite"
 
 
-async def test_in_an_encrypted_room_it_says_once_that_it_cannot_read(synapse: Synapse, start_focus: StartFocus) -> None:
+async def test_with_encryption_off_it_says_once_that_it_cannot_read(synapse: Synapse, start_focus: StartFocus) -> None:
     admin = await synapse.register_user("secretive")
     focus = await start_focus(synapse, may_command=lambda user: user == admin.user_id)
     room = await admin.create_room(invite=[focus.device.user_id])
@@ -240,4 +240,4 @@ async def test_in_an_encrypted_room_it_says_once_that_it_cannot_read(synapse: Sy
             timeline = (await admin.sync(wait=1))["rooms"].get("join", {}).get(room, {}).get("timeline", {})
             notices += [e["content"]["body"] for e in timeline.get("events", []) if e["type"] == "m.room.message"]
     assert len(notices) == 1
-    assert "without encryption" in notices[0]
+    assert "encryption is off here" in notices[0]
