@@ -17,6 +17,7 @@ from tests.support.calls import Call
 from tests.support.focus import ADMIN, CALL_MEMBER, Deployment
 from tests.support.operator import Operator
 from tests.support.participant import Participant, RefusedError
+from tests.support.running import running
 from tests.support.synapse import Client
 
 pytestmark = pytest.mark.synapse
@@ -35,17 +36,8 @@ OVERRIDES: dict[str, dict[str, Any]] = {
 def command_deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     """A Synapse and a focus whose bot tells at once what there is to tell."""
     made = Deployment(tmp_path_factory.mktemp("bot"), OVERRIDES)
-
-    async def start() -> None:
-        await made.start()
-        await made.synapse.register_user(ADMIN)
-        await made.synapse.close_http()
-
-    try:
-        asyncio.run(start())
+    with running(made, lambda: made.synapse.register_user(ADMIN)):
         yield made
-    finally:
-        asyncio.run(made.stop())
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from tests.e2e.test_bot import command_room, eventually, row
 from tests.support.federation import Federation
 from tests.support.federation_call import FederatedCall, meet
 from tests.support.focus import ADMIN
+from tests.support.running import running
 
 pytestmark = pytest.mark.synapse
 
@@ -19,19 +20,8 @@ pytestmark = pytest.mark.synapse
 def shared_pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
     """Two homeservers, their foci, and an admin of the first."""
     made = Federation(tmp_path_factory.mktemp("pair"), 2)
-
-    async def start() -> None:
-        try:
-            await made.start()
-            await made.sites[0].synapse.register_user(ADMIN)
-        finally:
-            await made.close_http()
-
-    try:
-        asyncio.run(start())
+    with running(made, lambda: made.sites[0].synapse.register_user(ADMIN)):
         yield made
-    finally:
-        asyncio.run(made.stop())
 
 
 @pytest.fixture

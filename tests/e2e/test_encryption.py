@@ -15,6 +15,7 @@ from tests.support.federation_call import FederatedCall, meet, see_and_hear
 from tests.support.focus import Deployment
 from tests.support.participant import Mischief, RefusedError
 from tests.support.participant_olm import encrypting, encrypting_device
+from tests.support.running import running
 
 pytestmark = pytest.mark.synapse
 
@@ -29,19 +30,8 @@ async def call(shared_deployment: Deployment) -> AsyncIterator[Call]:
 def strict_federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
     """Two homeservers whose foci demand encryption."""
     overrides = {**CASCADE, "encryption": {"require": True}}
-    made = Federation(tmp_path_factory.mktemp("strict"), 2, overrides)
-
-    async def start() -> None:
-        try:
-            await made.start()
-        finally:
-            await made.close_http()
-
-    try:
-        asyncio.run(start())
+    with running(Federation(tmp_path_factory.mktemp("strict"), 2, overrides)) as made:
         yield made
-    finally:
-        asyncio.run(made.stop())
 
 
 async def counted(site: Deployment, name: str) -> float:

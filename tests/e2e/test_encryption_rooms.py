@@ -18,6 +18,7 @@ from tests.e2e.test_bot import OVERRIDES, acting, audited, showing
 from tests.support.calls import Call
 from tests.support.focus import ADMIN, Deployment
 from tests.support.nio_client import EncryptedOperator, NioClient
+from tests.support.running import running
 
 pytestmark = [pytest.mark.synapse, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 
@@ -58,17 +59,8 @@ class Scene:
 def bots_deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     """A Synapse and a focus, with an admin."""
     made = Deployment(tmp_path_factory.mktemp("rooms"), {**OVERRIDES, "drain": {"deadline": 60}})
-
-    async def start() -> None:
-        await made.start()
-        await made.synapse.register_user(ADMIN)
-        await made.synapse.close_http()
-
-    try:
-        asyncio.run(start())
+    with running(made, lambda: made.synapse.register_user(ADMIN)):
         yield made
-    finally:
-        asyncio.run(made.stop())
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol, TypeVar
 
@@ -22,12 +22,14 @@ T = TypeVar("T", bound=_Startable)
 
 
 @contextmanager
-def running(made: T) -> Iterator[T]:
-    """Start it, in an event loop of its own, and stop it in the end."""
+def running(made: T, prepare: Callable[[], Awaitable[object]] | None = None) -> Iterator[T]:
+    """Start it, and `prepare` what its tests need, in an event loop of its own; stop it in the end."""
 
     async def start() -> None:
         try:
             await made.start()
+            if prepare is not None:
+                await prepare()
         finally:
             await made.close_http()
 

@@ -267,11 +267,6 @@ impl Bandwidth {
         self.probe_pause = (2 * self.probe_pause).clamp(PROBE_PAUSE.0, PROBE_PAUSE.1);
         self.probe_next = now + self.probe_pause;
     }
-
-    /// Of packets lately, how many got lost: 0 to 1.
-    pub fn loss(&self) -> f64 {
-        self.loss
-    }
 }
 
 impl Probe {
