@@ -4,7 +4,9 @@ use std::collections::hash_map::Entry;
 
 use super::Engine;
 use super::ice::{Agent, Credentials};
-use super::leg::{Keys, LayerKey, Leg, Limit, Outgoing, PayloadType, RemoteReport, Stream, Track, place};
+use super::incoming::{LayerKey, Stream, Track};
+use super::leg::{Keys, Leg, PayloadType, place};
+use super::outgoing::{Limit, Outgoing, RemoteReport};
 use super::plan::{Command, GroupId, Kind, LegId, Payload, Plan, Receive, Transmit};
 use crate::proto::extensions::ExtensionIds;
 use crate::route::cache::{Cache, Repeats};

@@ -1,7 +1,8 @@
 //! RTCP, terminated per leg: what peers report and ask for, and what the focus reports and asks for.
 
 use super::Engine;
-use super::leg::{Leg, Outgoing, RemoteReport};
+use super::leg::Leg;
+use super::outgoing::{Outgoing, RemoteReport};
 use super::plan::Kind;
 use crate::proto::extensions::Extension;
 use crate::proto::rtcp::{self, Blocks, MAX_BLOCKS, Packet};

@@ -1,7 +1,8 @@
 //! RTP from a peer: decrypted, assigned to a layer, repaired, measured, and handed to the subscribers.
 
 use super::Engine;
-use super::leg::{LayerKey, MAX_EARLY, PayloadType};
+use super::incoming::LayerKey;
+use super::leg::{MAX_EARLY, PayloadType};
 use super::plan::Kind;
 use crate::proto::extensions::{Extension, ExtensionIds};
 use crate::proto::rtp::Header;

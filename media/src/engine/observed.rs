@@ -4,7 +4,9 @@ use std::net::SocketAddr;
 
 use super::Engine;
 use super::counters::{Counters, KindCounters, Measured};
-use super::leg::{Leg, Outgoing, Track};
+use super::incoming::Track;
+use super::leg::Leg;
+use super::outgoing::Outgoing;
 use super::plan::{Kind, LegId};
 use crate::measure::Snapshot;
 

@@ -7,8 +7,10 @@ use std::sync::Arc;
 
 use super::Engine;
 use super::counters::{Counters, Measured};
-use super::leg::{Due, LayerKey, Leg, Outgoing, Track};
+use super::incoming::{LayerKey, Track};
+use super::leg::Leg;
 use super::outbox::{MAX_MESSAGE, MAX_SEGMENTS, Outbox, Path};
+use super::outgoing::{Due, Outgoing};
 use super::plan::Kind;
 use crate::proto::extensions::{Extension, ExtensionIds};
 use crate::proto::rtp::{self, FixedHeader};

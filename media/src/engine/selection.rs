@@ -1,7 +1,8 @@
 //! Gives each subscriber of a track the layer it should have, and asks for the key frames that this takes.
 
 use super::Engine;
-use super::leg::{Limit, Outgoing, Track};
+use super::incoming::Track;
+use super::outgoing::{Limit, Outgoing};
 use crate::time::{MILLISECOND, SECOND, Time};
 
 /// How often the choice is looked at again, besides when something changes.

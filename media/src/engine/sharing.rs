@@ -1,6 +1,7 @@
 //! Holds what is sent to a leg against what its link carries: which pictures in which layer, and which not at all.
 
-use super::leg::{Limit, Track};
+use super::incoming::Track;
+use super::outgoing::Limit;
 use super::plan::Kind;
 use super::{Engine, Event};
 use crate::route::share::{Picture, share, wished};

@@ -1,0 +1,150 @@
+//! What a leg publishes: its tracks, their layers, and the sources that these come from.
+
+use super::outgoing::OutgoingKey;
+use super::plan::{Kind, Receive};
+use crate::route::history::History;
+use crate::route::key_frames::KeyFrames;
+use crate::route::layers::{Choice, Flow, Size};
+use crate::route::meter::Meter;
+use crate::route::missing::Missing;
+use crate::route::reception::{Reception, SenderClock};
+use crate::srtp::PacketIndex;
+use crate::time::Time;
+
+/// Most layers of one track.
+const MAX_LAYERS: usize = 8;
+
+/// The place of a source among a leg's tracks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LayerKey {
+    /// The track's place in the leg.
+    pub track: usize,
+    /// The layer's place in the track.
+    pub layer: usize,
+}
+
+/// One source that a leg sends.
+#[derive(Debug)]
+pub struct Stream {
+    /// What it carries.
+    pub layer: LayerKey,
+    /// It repeats the layer's packets (RTX).
+    pub repairs: bool,
+    /// Its place in SRTP's packet index.
+    pub position: PacketIndex,
+    /// Its reception statistics.
+    pub reception: Reception,
+}
+
+impl Stream {
+    /// A source of which nothing came yet.
+    pub fn new(layer: LayerKey, repairs: bool) -> Self {
+        Self { layer, repairs, position: PacketIndex::default(), reception: Reception::default() }
+    }
+}
+
+/// A source whose track ended. A peer names a source's line and layer only until the first report on it, and may use
+/// line and source again: then this is all that tells where it belongs, and SRTP goes on counting.
+#[derive(Debug)]
+pub struct FormerSource {
+    /// The source.
+    pub ssrc: u32,
+    /// The line that it was on.
+    pub mid: String,
+    /// The layer that it was, of a track with several.
+    pub rid: Option<String>,
+    /// It repeated the layer's packets.
+    pub repairs: bool,
+    /// Its place in SRTP's packet index.
+    pub position: PacketIndex,
+}
+
+/// One simulcast layer of a track, or its only one.
+#[derive(Debug, Default)]
+pub struct Layer {
+    /// Its source, once learnt or signalled.
+    pub ssrc: Option<u32>,
+    /// The source of its repairs.
+    pub rtx_ssrc: Option<u32>,
+    /// Counts its sources: another one starts anew in numbers and time.
+    pub epoch: u32,
+    /// Whether it flows, and its size.
+    pub flow: Flow,
+    /// It flowed when that was last looked at.
+    pub flowed: bool,
+    /// How much it sends.
+    pub meter: Meter,
+    /// Holes in its sequence (video).
+    pub missing: Missing,
+    /// Wishes for key frames.
+    pub key_frames: KeyFrames,
+    /// Its source's clocks by the last sender report.
+    pub clock: Option<SenderClock>,
+    /// Its newest packets (video).
+    pub history: History,
+}
+
+impl Layer {
+    /// Another source takes the layer over.
+    pub fn replace_source(&mut self, ssrc: u32) {
+        let (rtx_ssrc, epoch) = (self.rtx_ssrc, self.epoch.wrapping_add(1));
+        *self = Self { ssrc: Some(ssrc), rtx_ssrc, epoch, key_frames: self.key_frames, ..Self::default() };
+    }
+}
+
+/// What a leg publishes on one line.
+#[derive(Debug)]
+pub struct Track {
+    /// Its line.
+    pub mid: String,
+    /// What it carries.
+    pub kind: Kind,
+    /// What was negotiated of it.
+    pub receive: Receive,
+    /// Its layers, highest first.
+    pub layers: Vec<Layer>,
+    /// It comes before others where a link is narrow: a screen share.
+    pub first: bool,
+    /// Full size of the picture by the publisher's metadata.
+    pub size: Option<Size>,
+    /// When the last packet with media came.
+    pub newest: Option<Time>,
+    /// The control plane was told that it flows.
+    pub flows: bool,
+    /// Who gets it.
+    pub subscribers: Vec<OutgoingKey>,
+}
+
+impl Track {
+    /// A track as negotiated; nothing of it came yet.
+    pub fn new(mid: String, kind: Kind, receive: Receive) -> Self {
+        let count = receive.rids.len().clamp(1, MAX_LAYERS);
+        let layers = std::iter::repeat_with(Layer::default).take(count).collect();
+        Self {
+            mid,
+            kind,
+            receive,
+            layers,
+            first: false,
+            size: None,
+            newest: None,
+            flows: false,
+            subscribers: Vec::new(),
+        }
+    }
+
+    /// The layer of a rid; a track with one layer needs none.
+    pub fn layer_of(&self, rid: Option<&str>) -> Option<usize> {
+        let named = rid.and_then(|rid| self.receive.rids.iter().take(MAX_LAYERS).position(|known| known == rid));
+        if named.is_none() && self.layers.len() == 1 { Some(0) } else { named }
+    }
+
+    /// The layers as a subscriber chooses among them: sizes measured, else halved from the full one step by step.
+    pub fn choices(&self) -> Vec<Choice> {
+        let choice = |(index, layer): (usize, &Layer)| {
+            let described = self.size.map(|(width, height)| (width >> index, height >> index));
+            Choice { flows: layer.flow.flows(self.newest), size: layer.flow.measured().or(described) }
+        };
+        self.layers.iter().enumerate().map(choice).collect()
+    }
+}

@@ -1,0 +1,150 @@
+//! What is sent to a leg: each stream with what was negotiated of it, what it shows, and where it stands.
+
+use super::incoming::Track;
+use super::plan::Transmit;
+use crate::route::cache::{Cache, Repeats};
+use crate::route::layers::{Choice, Size, choose};
+use crate::route::packet::Codec;
+use crate::route::rewrite::{Rewriter, Rewritten};
+use crate::route::template::Template;
+
+/// A line of a subscriber, by the leg's and the line's place.
+pub type OutgoingKey = (usize, usize);
+
+/// What a receiver told of a source that it gets.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RemoteReport {
+    /// Packets lost in all.
+    pub lost: i32,
+    /// Fraction lost lately, in 256ths.
+    pub fraction_lost: u8,
+    /// Packets that had been sent by then.
+    pub packets: u32,
+}
+
+impl RemoteReport {
+    /// How many more packets were lost by a later report: never more than were sent meanwhile.
+    pub fn lost_since(self, lost: i32, packets: u32) -> u64 {
+        let more = i64::from(lost) - i64::from(self.lost);
+        more.clamp(0, i64::from(packets.wrapping_sub(self.packets))) as u64
+    }
+}
+
+/// How much of a picture a subscriber's link leaves room for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Limit {
+    /// What is wished.
+    #[default]
+    None,
+    /// No larger layer than this.
+    Layer(usize),
+    /// Nothing: it is held back until there is room.
+    Suspended,
+}
+
+/// One stream that is sent to a leg: all that is sent on a line, or one layer of a simulcast.
+#[derive(Debug)]
+pub struct Outgoing {
+    /// Its line.
+    pub mid: String,
+    /// Its place among the line's simulcast layers, whose only source layer it carries; `None`: it carries one after the
+    /// other, whichever fits.
+    pub layer: Option<usize>,
+    /// What was negotiated of it.
+    pub transmit: Transmit,
+    /// The codec of its payload type.
+    pub codec: Option<Codec>,
+    /// The track that it shows: the publishing leg's and the track's place.
+    pub source: Option<(usize, usize)>,
+    /// The sizes that are shown beyond the line; `None`: the best.
+    pub sizes: Vec<Option<Size>>,
+    /// The layer it gets, and that layer's epoch.
+    pub current: Option<(usize, u32)>,
+    /// What its leg's link leaves room for.
+    pub limit: Limit,
+    /// The layer it should get.
+    pub target: Option<usize>,
+    /// Sequence numbers, timestamps and picture ids.
+    pub rewriter: Rewriter,
+    /// What was sent lately, of video without RTX.
+    pub cache: Cache,
+    /// What was sent again.
+    pub repeats: Repeats,
+    /// The RTP header of what is sent, but for what differs from packet to packet.
+    pub template: Template,
+    /// Next sequence number of repairs, extended.
+    pub rtx_next: u64,
+    /// Packets sent, for sender reports.
+    pub packets: u32,
+    /// Payload bytes sent, for sender reports.
+    pub octets: u32,
+    /// What the peer told of it.
+    pub report: RemoteReport,
+    /// Another stream to the same leg carries the same layer of the same track.
+    pub doubled: bool,
+}
+
+impl Outgoing {
+    /// The source layer that it should carry now: of a simulcast only its own one, while one of the sizes takes it.
+    pub fn choose(&self, track: &Track, choices: &[Choice]) -> Option<usize> {
+        let mut chosen = self.sizes.iter().filter_map(|size| choose(choices, *size));
+        match self.layer {
+            None => chosen.min(), // the highest serves all: `fitting` holds it against the link
+            Some(place) => {
+                let named = track.receive.rids.iter().position(|rid| Some(rid) == self.transmit.rid.as_ref());
+                let own = named.unwrap_or(place);
+                chosen.find(|chosen| *chosen == own)
+            }
+        }
+    }
+
+    /// What `choose` gives, as far as the link carries it.
+    pub fn fitting(&self, track: &Track, choices: &[Choice]) -> Option<usize> {
+        let chosen = self.choose(track, choices)?;
+        match self.limit {
+            Limit::None => Some(chosen),
+            Limit::Suspended => None,
+            Limit::Layer(limit) => {
+                let least = chosen.max(limit);
+                (least..choices.len()).find(|layer| choices[*layer].flows).or(Some(chosen))
+            }
+        }
+    }
+
+    /// The source layer that it carries, or will next.
+    pub fn carries(&self) -> Option<usize> {
+        self.target.or(self.current.map(|(layer, _)| layer))
+    }
+
+    /// It carries the layer that it should.
+    pub fn has_target(&self, track: &Track) -> bool {
+        self.target.is_some_and(|target| self.current == Some((target, track.layers[target].epoch)))
+    }
+
+    /// Sends nothing until the next entry; what was sent can still be repeated.
+    pub fn pause(&mut self) {
+        self.current = None;
+        self.rewriter.stop();
+    }
+
+    /// Shows nothing from now on.
+    pub fn detach(&mut self) {
+        self.source = None;
+        self.target = None;
+        self.limit = Limit::None;
+        self.pause();
+        self.rewriter.forget();
+        self.cache.clear();
+    }
+}
+
+/// A packet that is to be sent to a leg once the batch is complete.
+#[derive(Clone, Copy, Debug)]
+pub struct Due {
+    /// The stream's place in the leg.
+    pub outgoing: usize,
+    /// The packet's place in the batch.
+    pub packet: usize,
+    /// Its place in the subscriber's stream.
+    pub rewritten: Rewritten,
+}
