@@ -25,10 +25,11 @@ class Concern:
     room: str | None = None
     call: str | None = None
 
-    def known(self) -> dict[str, int | str]:
-        """Its fields that have a value, in the order of a line."""
+    def known(self) -> dict[str, int | str | None]:
+        """Its fields that have a value, in the order of a line; a leg's always say room and call."""
         found = ((name, getattr(self, name)) for name in _FIELDS)
-        return {name: value for name, value in found if value is not None}
+        always = () if self.leg is None else ("room", "call")
+        return {name: value for name, value in found if value is not None or name in always}
 
 
 _current: ContextVar[Concern | None] = ContextVar("concern", default=None)
@@ -41,10 +42,7 @@ def current() -> Concern | None:
 
 @contextmanager
 def concerning(concern: Concern | None) -> Iterator[None]:
-    """Lines inside, and those of tasks that begin inside, are about this; None changes nothing."""
-    if concern is None:
-        yield
-        return
+    """Lines inside, and those of tasks that begin inside, are about this; None: about nothing in particular."""
     token = _current.set(concern)
     try:
         yield
@@ -58,10 +56,10 @@ class Record(logging.LogRecord):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         concern = _current.get()
-        self.concerns: Mapping[str, int | str] = {} if concern is None else concern.known()
+        self.concerns: Mapping[str, int | str | None] = {} if concern is None else concern.known()
 
 
-def _concerns(record: logging.LogRecord) -> Mapping[str, int | str]:
+def _concerns(record: logging.LogRecord) -> Mapping[str, int | str | None]:
     return getattr(record, "concerns", {})
 
 
@@ -70,17 +68,20 @@ def _printable(character: str) -> str:
 
 
 class TextFormatter(logging.Formatter):
-    """As Python's own, with `leg=… peer=… room=… call=…` behind the line, before a traceback."""
+    """As Python's own, with `leg=… peer=… room=… call=…` behind the line, before a traceback; `?`: not known yet."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
         """Write the line; it stays one, whatever a peer calls itself."""
-        about = "".join(f" {name}={value}" for name, value in _concerns(record).items())
+        about = "".join(f" {name}={'?' if value is None else value}" for name, value in _concerns(record).items())
         line = super().formatMessage(record) + about
         return line if line.isprintable() else "".join(map(_printable, line))
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time, level, logger, message; leg, peer, room and call where it is about one."""
+    """One JSON object a line: time, level, logger, message; leg, peer, room and call where it is about one.
+
+    What is not known of a leg yet is null.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         """Write the line."""

@@ -55,6 +55,9 @@ ANY = "0.0.0.0"  # noqa: S104  media is for everybody; the media core answers ea
 class MediaSink(Protocol):
     """Who is told what happens in the media core; called in the event loop."""
 
+    def concern(self, leg: LegId) -> Concern | None:
+        """What lines in the log about this leg are to say."""
+
     def on_ice_connected(self, leg: LegId) -> None:
         """An authenticated nomination, the peer's or ours, latched the leg's first address."""
 
@@ -209,7 +212,7 @@ class Media:
             try:
                 _dispatch(event, self._sink)
             except Exception:  # one leg's trouble must not cost the others their events
-                with concerning(Concern(event[1]) if isinstance(event[1], int) else None):
+                with concerning(self._sink.concern(LegId(event[1])) if isinstance(event[1], int) else None):
                     log.exception("Handling the media event %s failed", event[0])
 
 

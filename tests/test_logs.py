@@ -65,7 +65,7 @@ async def test_a_line_is_about_what_its_task_works_on_also_where_that_becomes_kn
     await task
     log.info("about nothing")
     lines = stream.getvalue().splitlines()
-    assert lines[0].endswith("before leg=7 peer=@a:x/D")
+    assert lines[0].endswith("before leg=7 peer=@a:x/D room=? call=?")
     assert lines[1].endswith("after leg=7 peer=@a:x/D room=!r:x call=c")
     assert lines[2].endswith("about nothing")
 
@@ -99,7 +99,7 @@ def test_a_configuration_from_before_says_it_too() -> None:
     (handler,) = logging.getLogger().handlers
     with concerning(Concern(3)):
         record = logging.getLogRecordFactory()("x", logging.INFO, "x.py", 1, "hello", (), None)
-    assert handler.format(record) == "INFO hello leg=3"
+    assert handler.format(record) == "INFO hello leg=3 room=? call=?"
 
 
 def test_a_name_with_line_breaks_forges_no_line() -> None:

@@ -23,6 +23,7 @@ import pytest
 
 from mautrix_sfu import _media, media  # noqa: TID251 (the binary itself is tested here)
 from mautrix_sfu.core.ids import Kind, LegId, Mid
+from mautrix_sfu.logs import Concern
 from mautrix_sfu.media import Media
 from mautrix_sfu.wire.plan import Line, MediaPlan, Payload, Receive, Send, SendLayer
 
@@ -48,6 +49,9 @@ class Sink:
 
     def __init__(self) -> None:
         self.told: list[tuple[object, ...]] = []
+
+    def concern(self, leg: LegId) -> Concern | None:
+        return Concern(leg)
 
     def on_ice_connected(self, leg: LegId) -> None:
         self.told.append(("connected", leg))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from .events import Size, StoredLeg
-from .ids import ConferenceKey, Device, Kind, LegId, Mid, RoomId, Slot, StreamId, TrackId, UserId
+from .ids import ConferenceKey, ConfId, Device, Kind, LegId, Mid, RoomId, Slot, StreamId, TrackId, UserId
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +16,8 @@ class OpenLeg:
 
     leg: LegId
     peer: Device
+    conf_id: ConfId
+    room_id: RoomId | None  # None: more than one room qualifies
     dials: bool = False  # a trunk that this focus dials: the full ICE agent, the DTLS client
 
 
@@ -105,6 +107,7 @@ class Address:
     local_session: str
     remote_session: str | None
     seq: int | None  # None: sent without one
+    leg: LegId | None = None  # whose connection it is about, for the log
 
 
 @dataclass(frozen=True, slots=True)
@@ -344,14 +347,27 @@ class Level(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class About:
+    """What a line of the log is about, as far as it is known."""
+
+    leg: LegId | None = None
+    peer: Device | None = None
+    room_id: RoomId | None = None
+    conf_id: ConfId | None = None
+
+    @classmethod
+    def call(cls, key: ConferenceKey) -> About:
+        """A whole call."""
+        return cls(room_id=key.room_id, conf_id=key.conf_id)
+
+
+@dataclass(frozen=True, slots=True)
 class Log:
     """A line for the log. Never holds SDP, keys or tokens."""
 
     level: Level
     message: str
-    leg: LegId | None = None
-    conference: ConferenceKey | None = None
-    peer: Device | None = None
+    about: About
 
 
 class Counter(Enum):

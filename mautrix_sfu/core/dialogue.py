@@ -106,7 +106,7 @@ class Dialogue:
             self._grades.end(leg, "set_remote_description", now)
             return
         if leg.state is State.ANSWERING:
-            self._out.log(Level.INFO, f"offer refused: {event.message}", leg=leg.id, peer=leg.peer)
+            self._out.log(Level.INFO, f"offer refused: {event.message}", leg.about)
             self._grades.remove(leg, now)
             self._grades.refuse(leg.envelope, REASON_REFUSED, "bad_sdp")
             return

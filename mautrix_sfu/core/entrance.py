@@ -160,6 +160,6 @@ class Entrance:
     def _answer(self, leg: Leg, invite: ev.Invite, key: ConferenceKey | None, now: float) -> None:
         leg.pending = PendingOffer(invite.metadata, Via.INVITE)
         self._books.add(leg, key, now)
-        self._out.put(OpenLeg(leg.id, leg.peer))
+        self._out.put(OpenLeg(leg.id, leg.peer, leg.envelope.conf_id, leg.about.room_id))
         self._shares.opened(leg)
         self._out.put(ApplyOffer(leg.id, invite.sdp))

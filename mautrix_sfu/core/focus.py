@@ -289,7 +289,7 @@ class Focus:
                 if leg.trunk:
                     self._trunks.connected(leg, now)
             case ev.ConnectionLost():
-                self._out.log(Level.INFO, f"connection lost: {event.detail}", leg=leg.id, peer=leg.peer)
+                self._out.log(Level.INFO, f"connection lost: {event.detail}", leg.about)
                 self._grades.end(leg, event.reason, now)
             case ev.ChannelOpened():
                 if conference is not None:

@@ -8,7 +8,7 @@ from . import events as ev
 from .admission import newest
 from .books import Books
 from .cascade import Cascade
-from .commands import BindLeg, CloseLeg, Counter, ForgetLeg, Level, SendHangup, SendReject
+from .commands import About, BindLeg, CloseLeg, Counter, ForgetLeg, Level, SendHangup, SendReject
 from .conference import Conference
 from .ids import ConferenceKey
 from .leg import Leg, State, Timer, address_to
@@ -88,7 +88,7 @@ class Grades:
         self._out.put(BindLeg(leg.id, leg.conference))
         self._out.count(Counter.JOINS, "trunk" if leg.trunk else "full")
         what = "trunk is up" if leg.trunk else "leg is full"
-        self._out.log(Level.INFO, what, leg=leg.id, conference=leg.conference, peer=leg.peer)
+        self._out.log(Level.INFO, what, leg.about)
         self._books.mutes.stale = True
         conference.join(leg, now)
         conference.check_trunks(now)
@@ -147,7 +147,7 @@ class Grades:
             self._out.put(SendHangup(address, reason))
         self._out.put(ForgetLeg(stored))
         self._out.count(Counter.LEGS_ENDED, reason)
-        self._out.log(Level.INFO, f"leg ended: {reason}", leg=leg.id, conference=leg.conference, peer=leg.peer)
+        self._out.log(Level.INFO, f"leg ended: {reason}", leg.about)
 
     def remove(self, leg: Leg, now: float, *, silent: bool = False) -> None:
         """Close a leg and forget it, without a word; `silent`: a focus that was dialled never answered."""
@@ -164,7 +164,7 @@ class Grades:
     def refuse(self, envelope: ev.Envelope, reason: str, cause: str) -> None:
         """Refuse an invite: a word to its sender, which says no more than that."""
         self._out.count(Counter.REFUSALS, cause, envelope.sender)
-        claimed = ConferenceKey(envelope.room_id, envelope.conf_id) if envelope.room_id is not None else None
-        self._out.log(Level.INFO, f"invite refused: {cause}", peer=envelope.sender, conference=claimed)
+        about = About(None, envelope.sender, envelope.room_id, envelope.conf_id)
+        self._out.log(Level.INFO, f"invite refused: {cause}", about)
         self._books.remember_end((envelope.sender, envelope.call_id))
         self._out.put(SendReject(address_to(envelope, self._books.policy, 0), reason))

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 
 from .commands import (
+    About,
     Address,
     Advertised,
     ChannelError,
@@ -147,8 +148,14 @@ class Leg:
         """The one place where a leg's state changes; an illegal transition is a broken invariant."""
         if state not in _TRANSITIONS[self.state]:
             raise AssertionError(f"leg {self.id}: {self.state} cannot become {state}")
-        self._out.log(Level.DEBUG, f"{self.state.value} -> {state.value}", leg=self.id, peer=self.peer)
+        self._out.log(Level.DEBUG, f"{self.state.value} -> {state.value}", self.about)
         self.state = state
+
+    @property
+    def about(self) -> About:
+        """What its lines in the log say of it."""
+        room_id = self.envelope.room_id if self.conference is None else self.conference.room_id
+        return About(self.id, self.peer, room_id, self.envelope.conf_id)
 
     def set_timer(self, timer: Timer, deadline: float) -> None:
         """Let this timer run out at `deadline`."""
@@ -196,7 +203,7 @@ class Leg:
         """Where the next to-device message goes; a numbered one uses up a `seq`."""
         seq = self._next_seq if numbered else None
         self._next_seq += 1 if numbered else 0
-        address = address_to(self.envelope, self._policy, seq, trunk=self.trunk)
+        address = replace(address_to(self.envelope, self._policy, seq, trunk=self.trunk), leg=self.id)
         return replace(address, remote_session=self.session or FIRST_SESSION) if self.trunk else address
 
     def stored(self) -> StoredLeg:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import assert_never
 
 from .books import Books
-from .commands import Level
+from .commands import About, Level
 from .events import DrainChanged, EndConference, Kick, OperatorEvent, OverloadChanged, PolicyChanged, SetMuted
 from .grades import REASON_BUSY, Grades
 from .ids import Kind, UserId
@@ -65,7 +65,7 @@ class Operator:
                 self._kick(event, now)
             case EndConference():
                 self._books.doors.end(event.key, now + self._books.policy.kick_time)
-                self._out.log(Level.INFO, "call ended by an operator", conference=event.key)
+                self._out.log(Level.INFO, "call ended by an operator", About.call(event.key))
                 for leg in [leg for leg in self._books.legs.values() if leg.conference == event.key]:
                     self._grades.end(leg, REASON_ENDED, now)
             case SetMuted():
@@ -92,9 +92,7 @@ class Operator:
         doors.kick(event.user_id, event.device_id, now + self._books.policy.kick_time)
         for leg in list(self._books.legs.values()):
             if leg.peer.user_id == event.user_id and event.device_id in (None, leg.peer.device_id):
-                self._out.log(
-                    Level.INFO, f"kicked: {event.reason}", leg=leg.id, conference=leg.conference, peer=leg.peer
-                )
+                self._out.log(Level.INFO, f"kicked: {event.reason}", leg.about)
                 if not leg.trunk:
                     doors.kick_session(leg.peer, leg.session)
                 self._grades.end(leg, REASON_ENDED, now)

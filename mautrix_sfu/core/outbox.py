@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from .commands import Command, Count, Counter, Level, Log
-from .ids import ConferenceKey, Device, LegId
+from .commands import About, Command, Count, Counter, Level, Log
+from .ids import Device
+
+NOTHING = About()
 
 
 class Outbox:
@@ -20,17 +22,9 @@ class Outbox:
         """Ask for one more in a counter."""
         self._commands.append(Count(counter, cause, peer))
 
-    def log(
-        self,
-        level: Level,
-        message: str,
-        *,
-        leg: LegId | None = None,
-        conference: ConferenceKey | None = None,
-        peer: Device | None = None,
-    ) -> None:
+    def log(self, level: Level, message: str, about: About = NOTHING) -> None:
         """Ask for a line in the log."""
-        self._commands.append(Log(level, message, leg, conference, peer))
+        self._commands.append(Log(level, message, about))
 
     def take(self) -> list[Command]:
         """Everything asked for since the last take."""

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 
 from .bandwidth import Bandwidth, Load, Member, shares, total
 from .books import Books
-from .commands import CapLeg, Counter, Level
+from .commands import About, CapLeg, Counter, Level
 from .ids import ConferenceKey, LegId
 from .leg import Leg
-from .outbox import Outbox
+from .outbox import NOTHING, Outbox
 
 ONSET = 1.05  # of its share: a leg that offers more than this counts as one that hit its limit
 CHANGE = 0.05  # of a share: smaller changes are not told
@@ -88,7 +88,7 @@ class Shares:
         over = own is not None and load.offered > own * ONSET
         if over and leg.id not in self._over:
             self._out.count(Counter.BOUNDS_HIT, "bitrate_per_leg")
-            self._out.log(Level.WARNING, f"sends {load.offered:.0f} of {own} kbit/s", leg=leg.id, peer=leg.peer)
+            self._out.log(Level.WARNING, f"sends {load.offered:.0f} of {own} kbit/s", leg.about)
         (self._over.add if over else self._over.discard)(leg.id)
         bounds = [bound for bound in (own, None if share is None else round(share)) if bound is not None]
         self._cap(leg.id, min(bounds, default=None))
@@ -113,7 +113,8 @@ class Shares:
     def _note(self, limit: str, key: ConferenceKey | None, begins: bool, taken: float) -> None:
         if begins:
             self._out.count(Counter.BOUNDS_HIT, limit)
-            self._out.log(Level.WARNING, f"{limit}: {taken:.0f} kbit/s are too many", conference=key)
+            about = NOTHING if key is None else About.call(key)
+            self._out.log(Level.WARNING, f"{limit}: {taken:.0f} kbit/s are too many", about)
 
 
 def _tighten(found: dict[LegId, float], more: Mapping[LegId, float] | None) -> None:

@@ -79,8 +79,8 @@ class Trunks:
         self._books.add(leg, key, now)
         self._cascade.dialled(key, peer, leg_id, now)
         leg.set_timer(Timer.CONNECT, now + ANSWER_TIMEOUT)
-        self._out.log(Level.INFO, "dialling a focus", leg=leg_id, conference=key, peer=peer)
-        self._out.put(OpenLeg(leg_id, peer, dials=True))
+        self._out.log(Level.INFO, "dialling a focus", leg.about)
+        self._out.put(OpenLeg(leg_id, peer, key.conf_id, key.room_id, dials=True))
         self._out.put(MakeInvite(leg_id))
 
     def make(self, leg_id: LegId, envelope: Envelope, key: ConferenceKey, *, dials: bool) -> Leg:

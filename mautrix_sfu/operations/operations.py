@@ -166,13 +166,11 @@ class FocusOperations:
     def conference_ended(self, ended: ConferenceEnded, bytes_in: int, bytes_out: int) -> None:
         """A call is over."""
         now_ms, key = _now_ms(), ended.conference
-        log.info(
-            "call ended after %s: %d people, at most %d devices at a time room=%s call=%s",
-            *(duration(ended.seconds), len(ended.people), ended.peak, key.room_id, key.conf_id),
-        )
+        figures = len(ended.people), ended.peak
+        log.info("call ended after %s: %d people, at most %d devices at a time", duration(ended.seconds), *figures)
         started_ms = now_ms - round(ended.seconds * 1000)
-        figures = (len(ended.people), ended.peak, bytes_in, bytes_out)
-        self._store.put_ended_call(EndedCall(key.room_id, key.conf_id, started_ms, now_ms, *figures))
+        ended_call = EndedCall(key.room_id, key.conf_id, started_ms, now_ms, *figures, bytes_in, bytes_out)
+        self._store.put_ended_call(ended_call)
 
     # ------------------------------------------------------------ to see
 

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections import Counter as Tally
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import assert_never
 
 from ..core import commands as cmd
@@ -47,11 +47,11 @@ class _Connection:
 
     negotiation: Negotiation
     ufrag: str  # the local one that the media core knows
+    concern: Concern  # what its lines in the log are about
     dials: bool = False
     started: bool = False
     stored: asyncio.Future[None] | None = None
     conference: ConferenceKey | None = None
-    concern: Concern = field(default_factory=Concern)  # what its lines in the log are about
     unsent_metadata: str | None = None  # the channel was full: only the newest is kept
 
 
@@ -97,12 +97,25 @@ class Executor:
         connection = self._connections.get(leg) if leg is not None else None
         return connection.concern if connection is not None else None
 
-    def do(self, command: cmd.Command) -> None:
-        """Carry out one command; whoever logs something meanwhile says which leg it is about."""
-        with concerning(self.concern(getattr(command, "leg", None))):
-            self._do(command)
+    def about(self, command: cmd.Command) -> Concern | None:
+        """What lines that come of this command are to say."""
+        match command:
+            case cmd.OpenLeg():
+                return _concern(command)
+            case cmd.SendInvite() | cmd.SendAnswer() | cmd.SendReject() | cmd.SendHangup() | cmd.SendNegotiate():
+                address = command.address
+                return Concern(address.leg, str(address.to), address.room_id, address.conf_id)
+            case cmd.Log():
+                about = command.about
+                peer = None if about.peer is None else str(about.peer)
+                return Concern(about.leg, peer, about.room_id, about.conf_id)
+            case cmd.ConferenceEnded():
+                return Concern(room=command.conference.room_id, call=command.conference.conf_id)
+            case _:
+                return self.concern(getattr(command, "leg", None))
 
-    def _do(self, command: cmd.Command) -> None:
+    def do(self, command: cmd.Command) -> None:
+        """Carry out one command."""
         match command:
             case cmd.OpenLeg() | cmd.BindLeg() | cmd.CloseLeg():
                 self._do_connection(command)
@@ -136,7 +149,7 @@ class Executor:
             case cmd.RequestSnapshot():
                 self._matrix.request_snapshot(command.room_id)
             case cmd.Log():
-                self._do_log(command)
+                log.log(_LEVELS[command.level], "%s", command.message)
             case cmd.Count():
                 self._metrics.count(command.counter.value, command.cause)
                 self._owner.counted(command)
@@ -151,8 +164,8 @@ class Executor:
                 self._journeys.opened(command.leg, command.peer, command.dials)
                 local = self._rtc.open(command.leg, command.dials)
                 negotiation = Negotiation(local, dials=command.dials)
-                concern = Concern(command.leg, str(command.peer))
-                self._connections[command.leg] = _Connection(negotiation, local.ufrag, command.dials, concern=concern)
+                concern = _concern(command)
+                self._connections[command.leg] = _Connection(negotiation, local.ufrag, concern, command.dials)
             case cmd.BindLeg():
                 connection = self._connections.get(command.leg)
                 self._journeys.bound(command.leg, command.conference)
@@ -161,7 +174,6 @@ class Executor:
                     self._leave_group(connection)
                     connection.conference = command.conference
                     connection.concern.room = command.conference.room_id
-                    connection.concern.call = command.conference.conf_id
                     self._media.set_group(command.leg, self._group(command.conference))
             case cmd.CloseLeg():
                 self._journeys.ended(command.leg)
@@ -309,16 +321,9 @@ class Executor:
     def _retry_metadata(self) -> None:
         self._retry = None
         for leg, connection in list(self._connections.items()):
-            self._send_metadata(leg, connection)
+            with concerning(connection.concern):
+                self._send_metadata(leg, connection)
 
-    def _do_log(self, line: cmd.Log) -> None:
-        concern = Concern(line.leg, None if line.peer is None else str(line.peer))
-        known = self.concern(line.leg)
-        if line.conference is not None:
-            concern.room, concern.call = line.conference.room_id, line.conference.conf_id
-        elif known is not None:
-            concern.room, concern.call = known.room, known.call
-        if known is not None and concern.peer is None:
-            concern.peer = known.peer
-        with concerning(concern):
-            log.log(_LEVELS[line.level], "%s", line.message)
+
+def _concern(opened: cmd.OpenLeg) -> Concern:
+    return Concern(opened.leg, str(opened.peer), opened.room_id, opened.conf_id)

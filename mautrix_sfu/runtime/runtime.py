@@ -19,7 +19,7 @@ from ..core.policy import Policy
 from ..core.rate import Rate
 from ..core.sequence import without_stale_invites
 from ..core.view import FocusView, LinkView, TrackView
-from ..logs import concerning
+from ..logs import Concern, concerning
 from ..matrix import Message
 from ..metrics import Metrics
 from ..store import StoredFact
@@ -297,6 +297,10 @@ class Runtime:
 
     # ------------------------------------------------------------ from the media core
 
+    def concern(self, leg: LegId) -> Concern | None:
+        """What lines about this leg are to say."""
+        return self._executor.concern(leg) if self._executor is not None else None
+
     def on_ice_connected(self, leg: LegId) -> None:
         """Learn that a leg's address is latched."""
         if self._rtc is not None and self._executor is not None and self._executor.knows(leg):
@@ -383,12 +387,12 @@ class Runtime:
         try:
             while self._commands:
                 command = self._commands.popleft()
-                try:
-                    executor.do(command)
-                except Exception:  # a fault in what one leg asked for must not stop the others
-                    with concerning(executor.concern(getattr(command, "leg", None))):
+                with concerning(executor.about(command)):
+                    try:
+                        executor.do(command)
+                    except Exception:  # a fault in what one leg asked for must not stop the others
                         log.exception("internal error while carrying out %s", type(command).__name__)
-                    self._metrics.count("internal_errors", type(command).__name__)
+                        self._metrics.count("internal_errors", type(command).__name__)
         finally:
             self._working = False
         if self._idle is not None and not self.busy:

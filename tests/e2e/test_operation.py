@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+import re
 import signal
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import aiohttp
@@ -14,9 +16,10 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from mautrix_sfu import __version__
-from tests.support.calls import Call
+from tests.support.calls import Call, Raw
 from tests.support.focus import Deployment, FocusProcess
 from tests.support.prometheus import promtool
+from tests.support.running import running
 
 pytestmark = pytest.mark.synapse
 
@@ -47,6 +50,22 @@ LIVE = (
     "leg_setup_seconds_count",
     "matrix_requests_total",
 )
+
+
+LOGGED = {
+    "version": 1,
+    "formatters": {"json": {"class": "mautrix_sfu.logs.JsonFormatter"}},
+    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "json"}},
+    "root": {"level": "DEBUG", "handlers": ["console"]},
+}
+ABOUT_LEGS = ("aiortc", "mautrix_sfu.rtc")  # whatever these say concerns one connection
+ABOUT_NOTHING = re.compile("draining|the drain's deadline|.*overload")  # that the core says of no call
+
+
+@pytest.fixture(scope="module")
+def shared_deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    with running(Deployment(tmp_path_factory.mktemp("deployment"), {"logging": LOGGED})) as made:
+        yield made
 
 
 @pytest.fixture
@@ -209,3 +228,31 @@ async def test_after_a_kill_everybody_gets_a_hangup_without_seq_and_comes_back(c
     await bob.subscribe_to(alice)
     await bob.until(lambda: bob.video_of(alice).key_frames, what="media")
     print(f"media again {time.monotonic() - began:.1f} s after the start of the new process")
+
+
+async def test_each_line_about_a_connection_says_which_room_and_call(call: Call) -> None:
+    focus = call.deployment.focus
+    alice, bob = await call.joined("alice", "bob")
+    raw = Raw(call, await call.member("raw"))
+    await raw.send("m.call.invite", raw.invite("this is no SDP"))
+    await focus.logged("invite refused: bad_sdp")
+    await alice.leave()
+    since = len(focus.log.read_text())
+    await bob.leave()
+    await focus.logged("call ended after", since)
+    lines = [json.loads(line) for line in focus.log.read_text().splitlines() if line.startswith("{")]
+    known = {"room", "call"}
+
+    def says(line: dict[str, Any], names: set[str]) -> bool:
+        return all(line.get(name) is not None for name in names)
+
+    legs = [line for line in lines if "leg" in line]
+    assert {line["level"] for line in legs} >= {"DEBUG", "INFO"}
+    assert [line for line in legs if not says(line, known | {"peer"})] == []
+    of_legs = [line for line in lines if line["logger"].startswith(ABOUT_LEGS)]
+    assert of_legs
+    assert [line for line in of_legs if not says(line, known | {"leg"})] == []
+    of_calls = [line for line in lines if line["logger"] == "mautrix_sfu.call"]
+    assert [line for line in of_calls if not says(line, known) and not ABOUT_NOTHING.match(line["message"])] == []
+    ended = [line for line in lines if line["message"].startswith("call ended after")]
+    assert all(says(line, known) for line in ended)

@@ -10,6 +10,7 @@ from typing import Any
 from mautrix_sfu.core.commands import SendTrack
 from mautrix_sfu.core.events import ChannelOpened, ConnectionLost, ReceivedTrack
 from mautrix_sfu.core.ids import LegId, Mid, Slot
+from mautrix_sfu.logs import Concern
 from mautrix_sfu.rtc import Rtc
 from mautrix_sfu.wire.dialling import usable_candidates
 from mautrix_sfu.wire.negotiation import Negotiation
@@ -138,6 +139,9 @@ class LoopbackFocus:
         await self.rtc.stop()
 
     # ------------------------------------------------------------ from the media core
+
+    def concern(self, leg: LegId) -> Concern | None:
+        return Concern(leg)
 
     def on_ice_connected(self, leg: LegId) -> None:
         self.rtc.ice_connected(leg)
