@@ -20,15 +20,16 @@ ABS_SEND_TIME = "http://www.webrtc.org/experiments/rtp-hdrext/abs-send-time"
 TRANSPORT_CC = "http://www.ietf.org/id/draft-holmer-rmcat-transport-wide-cc-extensions-01"
 AUDIO_LEVEL = "urn:ietf:params:rtp-hdrext:ssrc-audio-level"
 VIDEO_ORIENTATION = "urn:3gpp:video-orientation"
+PLAYOUT_DELAY = "http://www.webrtc.org/experiments/rtp-hdrext/playout-delay"
 
 _TAKEN = {
     Kind.AUDIO: (MID, ABS_SEND_TIME, TRANSPORT_CC, AUDIO_LEVEL),
-    Kind.VIDEO: (MID, ABS_SEND_TIME, TRANSPORT_CC, VIDEO_ORIENTATION, RID, REPAIRED_RID),
+    Kind.VIDEO: (MID, ABS_SEND_TIME, TRANSPORT_CC, RID, REPAIRED_RID, VIDEO_ORIENTATION, PLAYOUT_DELAY),
 }
 _LAYERED = {MID, RID, REPAIRED_RID}  # what tells the layers of a simulcast apart
 _SENT = {  # on m-lines that the focus opens; without rids where it sends one layer
     Kind.AUDIO: _TAKEN[Kind.AUDIO],
-    Kind.VIDEO: _TAKEN[Kind.VIDEO][:4],
+    Kind.VIDEO: tuple(uri for uri in _TAKEN[Kind.VIDEO] if uri not in (RID, REPAIRED_RID)),
 }
 _FEEDBACK = {Kind.AUDIO: ("transport-cc",), Kind.VIDEO: ("ccm fir", "nack", "nack pli", "transport-cc")}
 _REMB = "goog-remb"

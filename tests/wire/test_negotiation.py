@@ -16,7 +16,7 @@ from mautrix_sfu.wire.negotiation import LocalTransport, Negotiation
 from mautrix_sfu.wire.plan import Line, Payload, Receive
 from mautrix_sfu.wire.sdp import Description, Direction, MediaLine, Msid, SdpError, write
 from mautrix_sfu.wire.sdp_parser import MAX_MEDIA_LINES, parse
-from mautrix_sfu.wire.sdp_profile import MID, RID
+from mautrix_sfu.wire.sdp_profile import MID, PLAYOUT_DELAY, RID, VIDEO_ORIENTATION
 
 from .recordings import CAPTURES, text_of
 
@@ -106,7 +106,7 @@ def test_the_answer_receives_simulcast_with_opus_and_vp8_only() -> None:
     assert [(codec.pt, codec.name, codec.apt) for codec in video.codecs] == [(96, "VP8", None), (97, "rtx", 96)]
     assert set(video.codecs[0].feedback) == {"nack", "nack pli", "ccm fir", "transport-cc"}
     assert (video.receive_rids, video.simulcast_receive) == (("f", "h", "q"), ("f", "h", "q"))
-    assert {MID, RID} <= {uri for _, uri in video.extensions}
+    assert {MID, RID, VIDEO_ORIENTATION, PLAYOUT_DELAY} <= {uri for _, uri in video.extensions}
     assert set(video.extensions) <= set(parse(SIMULCAST).lines[1].extensions)
     assert (channel.sctp_port, channel.max_message_size) == (5000, 262144)
     stream = StreamId("3607de3a-159e-43bc-9fa9-ede5dfb350c3")
@@ -233,6 +233,7 @@ def test_an_offer_opens_one_m_line_for_each_track() -> None:
     assert [(codec.pt, codec.name) for codec in video.codecs] == [(96, "VP8"), (97, "rtx")]
     assert video.fid == ((video.ssrcs[0], video.ssrcs[1]),)
     assert set(video.extensions) <= set(own.lines[1].extensions)
+    assert {VIDEO_ORIENTATION, PLAYOUT_DELAY} <= {uri for _, uri in video.extensions}
 
 
 def test_nothing_is_sent_before_the_peer_has_answered() -> None:

@@ -8,7 +8,7 @@ use super::incoming::{LayerKey, Stream, Track};
 use super::leg::{Keys, Leg, PayloadType, place};
 use super::outgoing::{Limit, Outgoing, RemoteReport};
 use super::plan::{Command, GroupId, Kind, LegId, Payload, Plan, Receive, Transmit};
-use crate::proto::extensions::ExtensionIds;
+use crate::proto::extensions::{Extension, ExtensionIds};
 use crate::route::cache::{Cache, Repeats};
 use crate::route::layers::Size;
 use crate::route::packet::Codec;
@@ -183,8 +183,12 @@ impl Engine {
         let leg = &mut self.legs[key];
         for outgoing in leg.outgoing.iter_mut().flatten() {
             let transmit = &outgoing.transmit;
-            outgoing.template =
-                Template::new(transmit.ssrc, transmit.pt, &outgoing.mid, transmit.rid.as_deref(), &leg.extensions);
+            let template = |ssrc, pt, names| {
+                let rid = transmit.rid.as_deref().map(|rid| (names, rid));
+                Template::new(ssrc, pt, &outgoing.mid, rid, &leg.extensions)
+            };
+            outgoing.template = template(transmit.ssrc, transmit.pt, Extension::Rid);
+            outgoing.repairs = transmit.rtx.map(|(ssrc, pt)| template(ssrc, pt, Extension::RepairedRid));
         }
     }
 
@@ -312,6 +316,7 @@ impl Engine {
             cache: Cache::default(),
             repeats: Repeats::default(),
             template: Template::default(),
+            repairs: None,
             rtx_next: transmit.rtx.map_or(0, |(ssrc, _)| resumed(ssrc, first_repair)),
             packets: 0,
             octets: 0,

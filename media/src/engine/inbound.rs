@@ -4,7 +4,7 @@ use super::Engine;
 use super::incoming::LayerKey;
 use super::leg::{MAX_EARLY, PayloadType};
 use super::plan::Kind;
-use crate::proto::extensions::{Extension, ExtensionIds};
+use crate::proto::extensions::{Extension, ExtensionIds, Passed};
 use crate::proto::rtp::Header;
 use crate::proto::u16_at;
 use crate::proto::vp8::Descriptor;
@@ -27,8 +27,7 @@ struct Scanned<'a> {
     rid: Option<&'a str>,
     repaired_rid: Option<&'a str>,
     transport_seq: Option<u16>,
-    audio_level: Option<u8>,
-    orientation: Option<u8>,
+    passed: Passed,
 }
 
 fn scan<'a>(header: &Header, packet: &'a [u8], ids: &ExtensionIds) -> Scanned<'a> {
@@ -40,9 +39,8 @@ fn scan<'a>(header: &Header, packet: &'a [u8], ids: &ExtensionIds) -> Scanned<'a
             Some(Extension::Rid) => scanned.rid = text(value),
             Some(Extension::RepairedRid) => scanned.repaired_rid = text(value),
             Some(Extension::TransportCc) => scanned.transport_seq = u16_at(value, 0),
-            Some(Extension::AudioLevel) => scanned.audio_level = value.first().copied(),
-            Some(Extension::VideoOrientation) => scanned.orientation = value.first().copied(),
             Some(Extension::AbsSendTime) | None => {}
+            Some(other) => scanned.passed.note(other, value),
         }
     }
     scanned
@@ -133,8 +131,7 @@ impl Engine {
             key_frame: descriptor.and_then(|descriptor| descriptor.key_frame(payload)),
             descriptor,
             payload: self.keep_payload(payload),
-            audio_level: scanned.audio_level,
-            orientation: scanned.orientation,
+            passed: scanned.passed,
         };
         self.on_packet(now, key, place, packet);
     }
@@ -259,7 +256,7 @@ impl Engine {
                 siblings.for_each(|(_, sibling)| sibling.flow.on_sibling_frame());
             }
         }
-        if let (Some(level), Some(group)) = (packet.audio_level, self.legs[key].group)
+        if let (Some(&[level]), Some(group)) = (packet.passed.get(Extension::AudioLevel), self.legs[key].group)
             && packet.codec == Codec::Opus
         {
             let speakers = self.speakers.entry(group).or_insert_with(|| Speakers::new(now));

@@ -12,17 +12,13 @@ use super::leg::Leg;
 use super::outbox::{MAX_MESSAGE, MAX_SEGMENTS, Outbox, Path};
 use super::outgoing::{Due, Outgoing};
 use super::plan::Kind;
-use crate::proto::extensions::{Extension, ExtensionIds};
-use crate::proto::rtp::{self, FixedHeader};
 use crate::route::cache::MAX_AGE;
 use crate::route::history::CAPACITY;
 use crate::route::packet::{Codec, Packet};
 use crate::route::rewrite::Rewritten;
-use crate::route::template::abs_send_time;
+use crate::route::template::Fields;
 use crate::time::{Time, ntp_span_in_ticks};
 
-/// A longer mid is not sent in packets: it would not fit the one-byte form. The ssrc is signalled anyway.
-const MAX_MID: usize = 16;
 /// Packets of a video layer that are sent after a key frame's first packet if they came before it.
 const MAX_OVERTAKEN: u64 = 32;
 /// Packets to one subscriber that differ by no more bytes are padded to one size, so that they share a send.
@@ -133,21 +129,13 @@ impl Engine {
         let out = &mut self.outbox;
         let start = out.start();
         let kind = Kind::of(packet.codec);
-        if let Some((ssrc, pt)) = outgoing.transmit.rtx {
+        if let (Some((ssrc, _)), Some(template)) = (outgoing.transmit.rtx, &outgoing.repairs) {
             let repair = outgoing.rtx_next;
             outgoing.rtx_next += 1;
-            let fixed = FixedHeader {
-                marker: packet.marker,
-                pt,
-                seq: repair as u16,
-                timestamp: rewritten.timestamp,
-                ssrc,
-                padding: false,
-            };
-            let names = outgoing.names(Extension::RepairedRid);
+            let fields = Fields { seq: repair as u16, ..Fields::of(&packet, rewritten, false) };
             let transport = leg.transport_seq;
-            let header =
-                write_header(now, &mut out.bytes, fixed, names, Some(&packet), leg.extensions, &mut leg.transport_seq);
+            template.write(&mut out.bytes, &fields, now, &mut leg.transport_seq);
+            let header = out.bytes.len() - start;
             out.bytes.extend_from_slice(&seq.to_be_bytes());
             write_payload(&mut out.bytes, &packet, rewritten, 0);
             keys.protector.protect_rtp(&mut out.bytes, start, header, ssrc, repair);
@@ -196,19 +184,20 @@ impl Engine {
         let mut pictures = leg.outgoing.iter_mut().flatten().filter(|outgoing| outgoing.source.is_some());
         let found = pictures.find_map(|outgoing| {
             let timestamp = outgoing.rewriter.newest().map_or(0, |(timestamp, _)| timestamp);
-            let (ssrc, pt) = outgoing.transmit.rtx?;
-            Some((outgoing, timestamp, ssrc, pt))
+            let (ssrc, _) = outgoing.transmit.rtx?;
+            Some((outgoing, timestamp, ssrc))
         });
-        let Some((outgoing, timestamp, ssrc, pt)) = found else { return };
+        let Some((outgoing, timestamp, ssrc)) = found else { return };
+        let Some(template) = &outgoing.repairs else { return };
         let mut left = bytes;
         while left > 0 {
             let (index, transport) = (outgoing.rtx_next, leg.transport_seq);
             outgoing.rtx_next += 1;
-            let fixed = FixedHeader { marker: false, pt, seq: index as u16, timestamp, ssrc, padding: true };
+            let fields = Fields { padding: true, seq: index as u16, timestamp, ..Fields::default() };
             let out = &mut self.outbox;
             let start = out.start();
-            let names = Names { mid: &outgoing.mid, rid: None };
-            let header = write_header(now, &mut out.bytes, fixed, names, None, leg.extensions, &mut leg.transport_seq);
+            template.write(&mut out.bytes, &fields, now, &mut leg.transport_seq);
+            let header = out.bytes.len() - start;
             let padding = left.clamp(PROBES.0, PROBES.1) as u8;
             out.bytes.resize(out.bytes.len() + usize::from(padding) - 1, 0);
             out.bytes.push(padding);
@@ -287,7 +276,7 @@ fn write_due(
     sizes.clear();
     sizes.extend(due.iter().map(|due| {
         let packet = &batch[due.packet];
-        let header = leg.outgoing[due.outgoing].as_ref().map_or(0, |outgoing| outgoing.template.length(packet));
+        let header = leg.outgoing[due.outgoing].as_ref().map_or(0, |outgoing| outgoing.template.length(&packet.passed));
         header + packet.payload.len().max(1)
     }));
     let mut at = 0;
@@ -376,7 +365,7 @@ fn write(
     let out = &mut outbox.bytes;
     let pads = padding > 0 || packet.is_padding();
     let transport = leg.transport_seq;
-    outgoing.template.write(out, packet, rewritten, pads, now, &mut leg.transport_seq);
+    outgoing.template.write(out, &Fields::of(packet, rewritten, pads), now, &mut leg.transport_seq);
     let header = out.len() - start;
     let transmit = &outgoing.transmit;
     if transmit.rtx.is_none() && packet.codec == Codec::Vp8 && !packet.is_padding() {
@@ -401,61 +390,6 @@ fn write(
     let of_kind = &mut measured.kinds[Kind::of(packet.codec)].counters;
     of_kind.packets_out += 1;
     of_kind.bytes_out += length;
-}
-
-/// What a packet says of where it belongs: the line, and the simulcast layer by one of RFC 8852's two extensions.
-#[derive(Clone, Copy)]
-struct Names<'a> {
-    mid: &'a str,
-    rid: Option<(Extension, &'a str)>,
-}
-
-impl Outgoing {
-    fn names(&self, layer: Extension) -> Names<'_> {
-        Names { mid: &self.mid, rid: self.transmit.rid.as_deref().map(|rid| (layer, rid)) }
-    }
-}
-
-/// Writes the header with this subscriber's extensions. Gives its length.
-fn write_header(
-    now: Time,
-    out: &mut Vec<u8>,
-    fixed: FixedHeader,
-    names: Names<'_>,
-    packet: Option<&Packet>,
-    ids: ExtensionIds,
-    transport_seq: &mut u16,
-) -> usize {
-    let start = out.len();
-    let send_time = abs_send_time(now);
-    let transport = transport_seq.to_be_bytes();
-    let level = packet.and_then(|packet| packet.audio_level).map(|level| [level]);
-    let orientation = packet.and_then(|packet| packet.orientation).map(|orientation| [orientation]);
-    let (rid_extension, rid) = names.rid.unzip();
-    let wanted: [(Extension, Option<&[u8]>); 6] = [
-        (Extension::Mid, Some(names.mid.as_bytes()).filter(|mid| (1..=MAX_MID).contains(&mid.len()))),
-        (rid_extension.unwrap_or(Extension::Rid), rid.map(str::as_bytes)),
-        (Extension::AbsSendTime, Some(&send_time)),
-        (Extension::TransportCc, Some(&transport)),
-        (Extension::AudioLevel, level.as_ref().map(|level| &level[..])),
-        (Extension::VideoOrientation, orientation.as_ref().map(|orientation| &orientation[..])),
-    ];
-    let mut elements: [(u8, &[u8]); 6] = [(0, &[]); 6];
-    let mut count = 0;
-    for (extension, value) in wanted {
-        if let (Some(id), Some(value)) = (ids.id(extension), value) {
-            elements[count] = (id, value);
-            count += 1;
-            if extension == Extension::TransportCc {
-                *transport_seq = transport_seq.wrapping_add(1);
-            }
-        }
-    }
-    fixed.write(out, count > 0);
-    if count > 0 {
-        rtp::write_extension(out, &elements[..count]);
-    }
-    out.len() - start
 }
 
 /// The payload with the subscriber's picture ids, and so much padding; of a late padding-only packet the least there is.

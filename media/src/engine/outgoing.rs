@@ -72,6 +72,8 @@ pub struct Outgoing {
     pub repeats: Repeats,
     /// The RTP header of what is sent, but for what differs from packet to packet.
     pub template: Template,
+    /// That of repairs, if RTX was negotiated.
+    pub repairs: Option<Template>,
     /// Next sequence number of repairs, extended.
     pub rtx_next: u64,
     /// Packets sent, for sender reports.

@@ -86,6 +86,7 @@ impl Repeats {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proto::extensions::Passed;
     use crate::proto::vp8::Indices;
     use crate::route::packet::Codec;
 
@@ -99,8 +100,7 @@ mod tests {
             payload: vec![1],
             descriptor: None,
             key_frame: None,
-            audio_level: None,
-            orientation: None,
+            passed: Passed::default(),
         })
     }
 

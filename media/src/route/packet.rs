@@ -1,5 +1,6 @@
 //! A published packet after decryption: what all of its subscribers share.
 
+use crate::proto::extensions::Passed;
 use crate::proto::vp8::Descriptor;
 use crate::time::Time;
 
@@ -52,10 +53,8 @@ pub struct Packet {
     pub descriptor: Option<Descriptor>,
     /// Picture size, if a key frame begins here.
     pub key_frame: Option<(u16, u16)>,
-    /// Audio level as on the wire (RFC 6464).
-    pub audio_level: Option<u8>,
-    /// Video orientation as on the wire.
-    pub orientation: Option<u8>,
+    /// Header extensions that the subscribers get as they are.
+    pub passed: Passed,
 }
 
 impl Packet {

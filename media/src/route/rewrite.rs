@@ -255,6 +255,7 @@ fn is_newer(a: u16, b: u16, mask: u16) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proto::extensions::Passed;
     use crate::proto::vp8::Descriptor;
     use crate::route::packet::Codec;
     use proptest::prelude::*;
@@ -272,8 +273,7 @@ mod tests {
             descriptor: Descriptor::parse(&payload),
             payload,
             key_frame: None,
-            audio_level: None,
-            orientation: None,
+            passed: Passed::default(),
         }
     }
 

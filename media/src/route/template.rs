@@ -2,7 +2,7 @@
 
 use super::packet::Packet;
 use super::rewrite::Rewritten;
-use crate::proto::extensions::{Extension, ExtensionIds};
+use crate::proto::extensions::{Extension, ExtensionIds, LONGEST, PASSED, Passed};
 use crate::time::{SECOND, Time};
 
 /// Bytes of an RTP header without extension, and of an extension's own header.
@@ -10,6 +10,7 @@ const FIXED: usize = 12;
 const EXTENSION: usize = 4;
 /// Longest values of the one-byte form, and its highest id (RFC 8285, section 4.2).
 const MAX_SHORT: usize = 16;
+const _: () = assert!(LONGEST <= MAX_SHORT, "what is passed fits either form");
 const MAX_SHORT_ID: u8 = 14;
 /// A longer mid is not sent in packets: it would not fit the one-byte form. The ssrc is signalled anyway.
 const MAX_MID: usize = MAX_SHORT;
@@ -21,24 +22,49 @@ pub struct Template {
     long: bool,     // elements in the two-byte form
     send_time: Option<usize>,
     transport_seq: Option<usize>,
-    level: Option<u8>,
-    orientation: Option<u8>,
+    passed: [Option<u8>; PASSED.len()], // ids of what is passed, in that table's order
+}
+
+/// What of a packet is to be found in its header.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Fields {
+    /// RTP marker.
+    pub marker: bool,
+    /// The payload will end with padding.
+    pub padding: bool,
+    /// Sequence number.
+    pub seq: u16,
+    /// Timestamp.
+    pub timestamp: u32,
+    /// What its publisher says to all.
+    pub passed: Passed,
+}
+
+impl Fields {
+    /// Those of a publisher's packet in its place in a subscriber's stream.
+    pub fn of(packet: &Packet, rewritten: Rewritten, padding: bool) -> Self {
+        let seq = rewritten.index as u16;
+        Self { marker: packet.marker, padding, seq, timestamp: rewritten.timestamp, passed: packet.passed }
+    }
 }
 
 impl Template {
     /// For a stream of this source and payload type; with the extensions that the leg negotiated.
-    pub fn new(ssrc: u32, pt: u8, mid: &str, rid: Option<&str>, ids: &ExtensionIds) -> Self {
+    ///
+    /// The layer of a simulcast is named by one of RFC 8852's two extensions.
+    pub fn new(ssrc: u32, pt: u8, mid: &str, rid: Option<(Extension, &str)>, ids: &ExtensionIds) -> Self {
         let id = |extension| ids.id(extension);
         let mid = Some(mid.as_bytes()).filter(|mid| (1..=MAX_MID).contains(&mid.len()));
+        let (rid_extension, rid) = rid.unzip();
         let constant: [(Extension, Option<&[u8]>); 4] = [
             (Extension::Mid, mid),
-            (Extension::Rid, rid.map(str::as_bytes)),
+            (rid_extension.unwrap_or(Extension::Rid), rid.map(str::as_bytes)),
             (Extension::AbsSendTime, Some(&[0; 3])),
             (Extension::TransportCc, Some(&[0; 2])),
         ];
-        let (level, orientation) = (id(Extension::AudioLevel), id(Extension::VideoOrientation));
+        let passed = PASSED.map(|(extension, _)| id(extension));
         let all = constant.iter().filter_map(|(extension, value)| Some((id(*extension)?, (*value)?.len())));
-        let varying = level.iter().chain(&orientation).map(|id| (*id, 1));
+        let varying = passed.iter().zip(PASSED).filter_map(|(id, (_, length))| Some(((*id)?, length)));
         let long = all.chain(varying).any(|(id, length)| id > MAX_SHORT_ID || length > MAX_SHORT);
         let profile: u16 = if long { 0x1000 } else { 0xBEDE };
         let mut bytes = vec![0; FIXED + EXTENSION];
@@ -46,7 +72,7 @@ impl Template {
         bytes[1] = pt;
         bytes[8..FIXED].copy_from_slice(&ssrc.to_be_bytes());
         bytes[FIXED..FIXED + 2].copy_from_slice(&profile.to_be_bytes());
-        let mut template = Self { bytes, long, send_time: None, transport_seq: None, level, orientation };
+        let mut template = Self { bytes, long, send_time: None, transport_seq: None, passed };
         for (extension, value) in constant {
             let (Some(id), Some(value)) = (id(extension), value) else { continue };
             let at = template.bytes.len() + template.head();
@@ -64,32 +90,24 @@ impl Template {
         if self.long { 2 } else { 1 }
     }
 
-    /// What this packet has besides.
-    fn varying(&self, packet: &Packet) -> [Option<(u8, u8)>; 2] {
-        [self.level.zip(packet.audio_level), self.orientation.zip(packet.orientation)]
+    /// What this packet has besides: id and value.
+    fn varying<'a>(&'a self, passed: &'a Passed) -> impl Iterator<Item = (u8, &'a [u8])> {
+        passed.iter().filter_map(|(place, value)| Some((self.passed[place]?, value)))
     }
 
-    /// Bytes of the header of this packet.
-    pub fn length(&self, packet: &Packet) -> usize {
-        let more = self.varying(packet).iter().flatten().count() * (self.head() + 1);
+    /// Bytes of the header of a packet with these values.
+    pub fn length(&self, passed: &Passed) -> usize {
+        let more: usize = self.varying(passed).map(|(_, value)| self.head() + value.len()).sum();
         let elements = self.bytes.len() - FIXED - EXTENSION + more;
         if elements == 0 { FIXED } else { FIXED + EXTENSION + elements.next_multiple_of(4) }
     }
 
-    /// Appends the header of this packet; `transport_seq` is counted up if it is sent.
-    pub fn write(
-        &self,
-        out: &mut Vec<u8>,
-        packet: &Packet,
-        rewritten: Rewritten,
-        padding: bool,
-        now: Time,
-        transport_seq: &mut u16,
-    ) {
+    /// Appends the header of a packet; `transport_seq` is counted up if it is sent.
+    pub fn write(&self, out: &mut Vec<u8>, fields: &Fields, now: Time, transport_seq: &mut u16) {
         let start = out.len();
         out.extend_from_slice(&self.bytes);
-        for (id, value) in self.varying(packet).into_iter().flatten() {
-            element(out, self.long, id, &[value]);
+        for (id, value) in self.varying(&fields.passed) {
+            element(out, self.long, id, value);
         }
         let elements = out.len() - start - FIXED - EXTENSION;
         if elements == 0 {
@@ -100,10 +118,10 @@ impl Template {
             out[start + FIXED + 2..start + FIXED + EXTENSION].copy_from_slice(&(words as u16).to_be_bytes());
         }
         let header = &mut out[start..];
-        header[0] |= u8::from(padding) << 5 | u8::from(elements > 0) << 4;
-        header[1] |= u8::from(packet.marker) << 7;
-        header[2..4].copy_from_slice(&(rewritten.index as u16).to_be_bytes());
-        header[4..8].copy_from_slice(&rewritten.timestamp.to_be_bytes());
+        header[0] |= u8::from(fields.padding) << 5 | u8::from(elements > 0) << 4;
+        header[1] |= u8::from(fields.marker) << 7;
+        header[2..4].copy_from_slice(&fields.seq.to_be_bytes());
+        header[4..8].copy_from_slice(&fields.timestamp.to_be_bytes());
         if let Some(at) = self.send_time {
             header[at..at + 3].copy_from_slice(&abs_send_time(now));
         }
@@ -124,7 +142,7 @@ fn element(out: &mut Vec<u8>, long: bool, id: u8, value: &[u8]) {
 }
 
 /// Seconds in 6.18 fixed point, modulo 64 s.
-pub fn abs_send_time(now: Time) -> [u8; 3] {
+fn abs_send_time(now: Time) -> [u8; 3] {
     let fixed = (u128::from(now.micros()) << 18) / u128::from(SECOND);
     let [.., a, b, c] = (fixed as u32).to_be_bytes();
     [a, b, c]
@@ -134,31 +152,20 @@ pub fn abs_send_time(now: Time) -> [u8; 3] {
 mod tests {
     use super::*;
     use crate::proto::rtp::Header;
-    use crate::proto::vp8::Indices;
-    use crate::route::packet::Codec;
 
-    fn packet(audio_level: Option<u8>) -> Packet {
-        Packet {
-            index: 0,
-            timestamp: 0,
-            marker: true,
-            codec: Codec::Opus,
-            arrival: Time::default(),
-            payload: vec![1],
-            descriptor: None,
-            key_frame: None,
-            audio_level,
-            orientation: None,
-        }
+    fn passed(values: &[(Extension, &[u8])]) -> Passed {
+        let mut passed = Passed::default();
+        values.iter().for_each(|(extension, value)| passed.note(*extension, value));
+        passed
     }
 
-    fn written(template: &Template, packet: &Packet) -> (Header, Vec<(u8, Vec<u8>)>) {
+    fn written(template: &Template, passed: Passed) -> (Header, Vec<(u8, Vec<u8>)>) {
         let mut out = vec![7; 3];
-        let rewritten = Rewritten { index: 0x1_0005, timestamp: 9, indices: Indices::default() };
+        let fields = Fields { marker: true, padding: true, seq: 5, timestamp: 9, passed };
         let mut seq = 300;
-        template.write(&mut out, packet, rewritten, true, Time::from_micros(SECOND / 2), &mut seq);
+        template.write(&mut out, &fields, Time::from_micros(SECOND / 2), &mut seq);
         let header = Header::parse(&out[3..]).unwrap();
-        assert_eq!((header.length, out.len() - 3), (template.length(packet), template.length(packet)));
+        assert_eq!((header.length, out.len() - 3), (template.length(&passed), template.length(&passed)));
         assert!(header.marker && header.padding);
         assert_eq!((header.seq, header.timestamp, header.ssrc, header.pt), (5, 9, 0xdead_beef, 111));
         let elements = header.elements(&out[3..]).map(|(id, value)| (id, value.to_vec())).collect();
@@ -176,7 +183,7 @@ mod tests {
         for first in [3, 12] {
             let ids = ExtensionIds::new(uris.into_iter().zip(first..));
             let template = Template::new(0xdead_beef, 111, "mid", None, &ids);
-            let (_, elements) = written(&template, &packet(Some(40)));
+            let (_, elements) = written(&template, passed(&[(Extension::AudioLevel, &[40])]));
             let wanted = vec![
                 (first, b"mid".to_vec()),
                 (first + 1, vec![2, 0, 0]),
@@ -184,7 +191,7 @@ mod tests {
                 (first + 3, vec![40]),
             ];
             assert_eq!(elements, wanted);
-            assert_eq!(written(&template, &packet(None)).1, wanted[..3]);
+            assert_eq!(written(&template, Passed::default()).1, wanted[..3]);
         }
     }
 
@@ -192,10 +199,21 @@ mod tests {
     fn a_layer_is_named_however_long_its_rid_and_without_extensions_there_is_no_extension() {
         let ids = ExtensionIds::new([("urn:ietf:params:rtp-hdrext:sdes:rtp-stream-id", 2)]);
         let rid = "r".repeat(40);
-        let template = Template::new(0xdead_beef, 111, "mid", Some(&rid), &ids);
-        assert_eq!(written(&template, &packet(None)).1, [(2, rid.into_bytes())]);
+        let template = Template::new(0xdead_beef, 111, "mid", Some((Extension::Rid, &rid)), &ids);
+        assert_eq!(written(&template, Passed::default()).1, [(2, rid.into_bytes())]);
         let template = Template::new(0xdead_beef, 111, "mid", None, &ExtensionIds::default());
-        let (header, elements) = written(&template, &packet(Some(1)));
+        let (header, elements) = written(&template, passed(&[(Extension::AudioLevel, &[1])]));
         assert_eq!((header.length, elements.len()), (FIXED, 0));
+    }
+
+    #[test]
+    fn what_a_publisher_says_is_passed_under_the_subscribers_ids_and_only_where_it_has_one() {
+        let playout = "http://www.webrtc.org/experiments/rtp-hdrext/playout-delay";
+        let ids = ExtensionIds::new([(playout, 9), ("urn:3gpp:video-orientation", 4)]);
+        let template = Template::new(0xdead_beef, 111, "mid", None, &ids);
+        let orientation = (Extension::VideoOrientation, &[2][..]);
+        let said = passed(&[(Extension::AudioLevel, &[1]), orientation, (Extension::PlayoutDelay, &[0, 16, 5])]);
+        assert_eq!(written(&template, said).1, [(4, vec![2]), (9, vec![0, 16, 5])]);
+        assert_eq!(written(&template, passed(&[orientation])).1, [(4, vec![2])]);
     }
 }

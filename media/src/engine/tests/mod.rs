@@ -8,6 +8,7 @@ mod hostile;
 mod ice;
 mod lifecycle;
 mod observed;
+mod passed;
 mod people;
 mod repair;
 mod reports;
