@@ -108,7 +108,7 @@ async def core(sink: Sink) -> AsyncIterator[Media]:
 
 
 async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(45):
         while not condition():
             await asyncio.sleep(0.002)
 

@@ -57,7 +57,7 @@ async def command_room(call: Call, *others: Client) -> AsyncIterator[Operator]:
         yield operator
 
 
-async def joined(client: Client, room: str, user_id: str, within: float = 20.0) -> None:
+async def joined(client: Client, room: str, user_id: str, within: float = 45.0) -> None:
     async with asyncio.timeout(within):
         while True:
             members = [event for event in await client.get_state(room) if event.get("state_key") == user_id]
@@ -66,7 +66,7 @@ async def joined(client: Client, room: str, user_id: str, within: float = 20.0) 
             await asyncio.sleep(0.1)
 
 
-async def eventually(fits: Callable[[str], bool], ask: Callable[[], Any], within: float = 15.0) -> str:
+async def eventually(fits: Callable[[str], bool], ask: Callable[[], Any], within: float = 45.0) -> str:
     """Ask again until the answer fits."""
     deadline = time.monotonic() + within
     while not fits(answer := str(await ask())):
@@ -285,9 +285,11 @@ async def test_rooms_that_asked_are_told_what_happens(call: Call) -> None:
         assert "@ghost:localhost" in await operator.told("A trunk has been down for")
         assert "@ghost:localhost" in row(await operator.ask("foci"), "@ghost:localhost")
 
+        logged = len(deployment.focus.log.read_text(errors="replace"))
         await deployment.synapse.close_http()
         await deployment.synapse.stop()
-        await asyncio.sleep(2)
+        await deployment.focus.logged("The homeserver does not answer", logged, within=60)
+        await asyncio.sleep(1)  # `outage`
         await deployment.synapse.start()
         assert "The homeserver did not answer for" in await operator.told("The homeserver did not answer")
         assert await operator.ask("notify off") == "This room is told nothing unasked."

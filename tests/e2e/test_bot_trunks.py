@@ -63,5 +63,5 @@ async def test_trunks_and_who_is_beyond_them_are_shown_muted_and_banned(pair: Fe
         await alice.until(lambda: not alice.streams_of(bob), what="nobody of a banned homeserver is shown")
         assert alice.hung_up is None
         assert await operator.ask(f"unban {server}") == f"{server} is banned no more."
-        await eventually(lambda shown: "up for" in row(shown, focus), lambda: operator.ask("foci"), within=30)
-        await alice.until(lambda: alice.streams_of(bob), timeout=20, what="shown again")
+        await eventually(lambda shown: "up for" in row(shown, focus), lambda: operator.ask("foci"), within=45)
+        await alice.until(lambda: alice.streams_of(bob), timeout=45, what="shown again")

@@ -63,7 +63,7 @@ async def test_ctrl_c_ends_the_demo_and_removes_everything(tmp_path: Path) -> No
         assert any("mautrix_sfu" in command for command in running)
         assert any("synapse.app.homeserver" in command for command in running)
         os.killpg(demo.pid, signal.SIGINT)  # as a terminal does: to Synapse as well
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(45):
             rest = (await demo.communicate())[0].decode()
         assert demo.returncode == 0, rest
         assert "Traceback" not in rest

@@ -98,6 +98,11 @@ async def lobby(page: CallPage) -> None:
     await page.page.locator("button.join").wait_for()
 
 
+async def mirror(page: CallPage) -> None:
+    """The lobby, with the camera's picture."""
+    await page.page.locator(".mirror video").wait_for()
+
+
 async def call_messages(focus: Client, count: int) -> list[dict[str, Any]]:
     return [event for event in await focus.to_device(count) if event["type"].startswith("m.call.")]
 
@@ -133,6 +138,7 @@ async def test_a_session_leaves_the_address_bar_at_once_and_lasts_over_a_reload(
 
 async def test_the_device_stands_in_the_room_state_before_the_focus_is_called(stage: Stage, browser: Browser) -> None:
     page = await browser.open(stage.address, stage.session(stage.alice))
+    await mirror(page)
     await page.page.locator("button.join").click()
     invite = (await call_messages(stage.silent_focus, 1))[0]
     assert invite["type"] == "m.call.invite"
@@ -266,7 +272,7 @@ async def test_a_homeserver_that_is_away_is_told_until_it_is_back(stage: Stage, 
     async def gone() -> bool:
         return "cannot be reached" not in await page.words()
 
-    await page.wait("the homeserver is back", gone, within=40)
+    await page.wait("the homeserver is back", gone, within=45)
 
 
 async def test_a_session_that_is_over_leads_to_the_login(stage: Stage, browser: Browser) -> None:

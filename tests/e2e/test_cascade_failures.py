@@ -99,7 +99,7 @@ async def test_the_higher_focus_dials_when_nothing_comes_from_the_lower(federati
             async with FederatedCall(federation) as call:
                 dials = [_dials(site) for site in (lower, higher)]
                 alice, bob = await call.people(alice=lower, bob=higher)
-                await alice.until(lambda: alice.track_of(bob, "video"), 15, "the trunk that the higher one dials")
+                await alice.until(lambda: alice.track_of(bob, "video"), 60, "the trunk that the higher one dials")
                 await meet(alice, bob)
                 assert swallow.swallowed, "the lower one did dial"
                 assert _dials(lower) > dials[0]

@@ -167,7 +167,7 @@ async def test_what_the_test_refuses_comes_when_the_focus_is_there(installed: In
 
 async def answers(focus: FocusProcess) -> None:
     """Wait until it listens, ready or not."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(45):
         while True:
             with contextlib.suppress(ClientError):
                 await focus.get("health")

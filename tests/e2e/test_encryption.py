@@ -99,7 +99,7 @@ async def test_nothing_in_plain_text_disturbs_a_call_that_is_encrypted(call: Cal
         ("m.call.negotiate", {**fields, "description": {"type": "offer", "sdp": sdp}}),
     ):
         await other.matrix.send_to_device(focus.user_id, focus.device_id, event_type, content)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(45):
         while await counted(site, "downgrades") < downgrades + 3:
             await asyncio.sleep(0.05)
     await see_and_hear(bob, alice)

@@ -24,7 +24,7 @@ from mautrix_sfu.errors import ExitCode
 from tests.support.focus import CALL, ROOT, Deployment, FocusProcess
 from tests.support.synapse import free_port
 
-AT_ONCE = 20.0  # seconds; on an idle machine it is one, for starting Python
+AT_ONCE = 45.0  # seconds; on an idle machine it is one, for starting Python
 
 Overrides = Mapping[str, Mapping[str, Any]]
 

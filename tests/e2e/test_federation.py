@@ -21,7 +21,7 @@ async def test_what_happens_in_a_shared_room_reaches_every_focus(federation: Fed
         before = [await focus.metric("mautrix_sfu_matrix_events_total") for focus in foci]
         for member in members:
             await member.send_state(call.room_id, CALL_MEMBER, member.user_id, {"m.calls": []})
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(45):
             for focus, events in zip(foci, before, strict=True):
                 while await focus.metric("mautrix_sfu_matrix_events_total") < events + len(members):
                     await asyncio.sleep(0.05)

@@ -215,7 +215,7 @@ async def test_a_thousand_numbered_messages_arrive_all_in_order_once_while_other
         sdp = leg.connection.offer()
         await leg.say("m.call.negotiate", description={"type": "offer", "sdp": sdp})
         sent = time.monotonic()
-        await leg.until(lambda: by_device(leg), timeout=20, what="the answer to the last message")
+        await leg.until(lambda: by_device(leg), timeout=45, what="the answer to the last message")
         return time.monotonic() - sent
 
     talk = asyncio.ensure_future(chatter())

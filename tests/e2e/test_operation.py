@@ -199,13 +199,13 @@ async def test_at_sigterm_everybody_is_told_and_it_ends_in_order(call: Call) -> 
     alice, bob = await call.joined("alice", "bob")
     began = time.monotonic()
     os.kill(focus.pid, signal.SIGTERM)
-    assert await focus.wait_ended(within=10) == 0
+    assert await focus.wait_ended(within=45) == 0
     took = time.monotonic() - began
     for each in (alice, bob):
         await each.until(lambda each=each: each.hung_up is not None, what="a hangup")  # type: ignore[misc]
         (hangup,) = each.said("m.call.hangup")
         assert hangup.content["seq"] == 1  # the answer was 0
-    assert took < 5
+    assert took < 15
     assert "Traceback" not in focus.log_tail()
     await focus.start()
     await call.join(alice, bob)

@@ -123,7 +123,7 @@ async def eventually(
     http: aiohttp.ClientSession, url: str, process: subprocess.Popen[bytes], log: Path
 ) -> tuple[int, str]:
     """The status, and who answers, once the proxy listens."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(45):
         while True:
             try:
                 async with http.get(url) as answer:

@@ -49,7 +49,7 @@ async def test_1000_messages_arrive_in_order_and_once_while_others_talk_and_the_
         received, _ = await asyncio.gather(
             listener.to_device(answers, within=90), asyncio.gather(*(send(client) for client in senders))
         )
-        await focus.sink.until(lambda sink: len(sink.messages) >= len(senders) * per_sender, within=30)
+        await focus.sink.until(lambda sink: len(sink.messages) >= len(senders) * per_sender, within=45)
     finally:
         for task in noise:
             task.cancel()
@@ -172,7 +172,7 @@ async def test_a_device_that_somebody_removed_is_made_again(synapse: Synapse, st
     path = f"/_synapse/admin/v2/users/{focus.device.user_id}/devices/{focus.device.device_id}"
     await admin.request("DELETE", path)
     # A long poll that is under way may still end well; the next one finds that the device is gone.
-    async with asyncio.timeout(40):
+    async with asyncio.timeout(45):
         while True:
             await admin.send_to_device("m.test", focus.device.user_id, focus.device.device_id, {})
             try:

@@ -60,7 +60,7 @@ async def test_memberships_come_up_for_wanted_rooms_only_and_a_kick_is_one(
 @pytest.mark.synapse
 async def test_it_is_caught_up_once_after_the_ping(synapse: Synapse, start_focus: StartFocus) -> None:
     focus = await start_focus(synapse)
-    await focus.sink.until(lambda sink: sink.caught_up == 1, within=10)
+    await focus.sink.until(lambda sink: sink.caught_up == 1, within=45)
     assert focus.sink.homeserver == []
 
 

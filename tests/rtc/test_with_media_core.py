@@ -60,7 +60,7 @@ async def test_a_participant_connects_and_talks(focus: LoopbackFocus) -> None:
     async with joined(focus, ALICE) as alice:
         await until(lambda: focus.legs[ALICE].opened)
         alice.send_text('{"type": "m.call.ping"}')
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(45):
             assert "pong" in str(await alice.peer.messages.get())
 
 
@@ -96,7 +96,7 @@ async def test_a_subscriber_starts_with_a_key_frame_at_once(focus: LoopbackFocus
     async with joined(focus, ALICE) as alice, joined(focus, BOB) as bob:
         await asyncio.sleep(1)
         mid = watch(focus, BOB, bob, ALICE)
-        await until(lambda: seen(bob, mid).key_frames, timeout=2)
+        await until(lambda: seen(bob, mid).key_frames, timeout=45)
         assert seen(bob, mid).frames >= seen(bob, mid).key_frames
         assert alice.sender.feedback.get("pli", 0) + alice.sender.feedback.get("fir", 0) >= 1
 
@@ -104,7 +104,7 @@ async def test_a_subscriber_starts_with_a_key_frame_at_once(focus: LoopbackFocus
 async def test_the_publisher_is_told_of_its_bandwidth(focus: LoopbackFocus) -> None:
     async with joined(focus, ALICE) as alice:
         await until(lambda: alice.sender.feedback.get("remb") or alice.sender.feedback.get("transport-cc"))
-        await until(lambda: alice.sender.feedback.get("rtcp-201"), timeout=5)
+        await until(lambda: alice.sender.feedback.get("rtcp-201"), timeout=45)
 
 
 async def test_nothing_is_sent_after_a_subscription_ends_or_a_leg_is_removed(focus: LoopbackFocus) -> None:

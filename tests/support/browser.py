@@ -16,6 +16,7 @@ from playwright.async_api import BrowserContext, ConsoleMessage, Page, Playwrigh
 
 from mautrix_sfu.core.ids import Device, DeviceId, UserId
 
+PATIENCE = 45.0  # seconds for what takes far less on a machine with nothing else to do
 CAMERA = "640x360"  # two simulcast layers; the highest of three is never sent at this size
 
 _FLAGS = (
@@ -82,7 +83,7 @@ class CallPage:
 
     # ------------------------------------------------------------ what a person does
 
-    async def join(self, within: float = 30.0) -> None:
+    async def join(self, within: float = PATIENCE) -> None:
         """Press the lobby's button and wait until media can flow."""
         await self.page.locator("button.join").click(timeout=within * 1000)
         await self.wait_state("connected", within)
@@ -151,7 +152,7 @@ class CallPage:
 
     # ------------------------------------------------------------ waiting
 
-    async def wait(self, what: str, condition: Callable[[], Awaitable[bool]], within: float = 20.0) -> None:
+    async def wait(self, what: str, condition: Callable[[], Awaitable[bool]], within: float = PATIENCE) -> None:
         """Ask until it is true; AssertionError with what the page shows if it is not in time."""
         deadline = asyncio.get_running_loop().time() + within
         while not await condition():
@@ -159,7 +160,7 @@ class CallPage:
                 raise AssertionError(f"{self.name}: not within {within:g} s: {what}\n{await self.describe()}")
             await asyncio.sleep(0.1)
 
-    async def wait_state(self, state: str, within: float = 20.0) -> None:
+    async def wait_state(self, state: str, within: float = PATIENCE) -> None:
         """Wait until the call is in this state."""
 
         async def reached() -> bool:
@@ -167,7 +168,7 @@ class CallPage:
 
         await self.wait(f"state {state}", reached, within)
 
-    async def wait_words(self, words: str, within: float = 20.0) -> None:
+    async def wait_words(self, words: str, within: float = PATIENCE) -> None:
         """Wait until the page says this."""
 
         async def said() -> bool:
@@ -175,11 +176,11 @@ class CallPage:
 
         await self.wait(f"the words {words!r}", said, within)
 
-    async def wait_video(self, user_id: str, frames: int = 10, within: float = 30.0) -> dict[str, Any]:
+    async def wait_video(self, user_id: str, frames: int = 10, within: float = PATIENCE) -> dict[str, Any]:
         """Wait until `frames` more frames of this user are decoded, and return the statistics."""
         return await self._wait_growth(user_id, "video", "framesDecoded", frames, within)
 
-    async def wait_audio(self, user_id: str, packets: int = 20, within: float = 30.0) -> dict[str, Any]:
+    async def wait_audio(self, user_id: str, packets: int = 20, within: float = PATIENCE) -> dict[str, Any]:
         """Wait until `packets` more packets of sound of this user have come and some of it was heard."""
         return await self._wait_growth(user_id, "audio", "packetsReceived", packets, within)
 

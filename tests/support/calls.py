@@ -145,7 +145,7 @@ class Raw:
         focus = self.call.deployment.focus.device
         await self.client.send_to_device(event_type, focus.user_id, focus.device_id, content)
 
-    async def replies(self, call_id: str, within: float = 15.0) -> list[dict[str, Any]]:
+    async def replies(self, call_id: str, within: float = 30.0) -> list[dict[str, Any]]:
         """The first messages that come about one of its calls."""
         async with asyncio.timeout(within):
             while True:
@@ -219,7 +219,7 @@ class Talkers:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps(told).encode() + b"\n")
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             line = await self._process.stdout.readline()
         assert line, "the talkers could not begin; their trouble is on stderr"
         ready = json.loads(line)
@@ -248,7 +248,7 @@ class Talkers:
         first = len(self.windows)
         yield
         enough = len(self.windows) + 2  # the one that has begun, and what happens just after
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(45):
             while len(self.windows) < enough:
                 await asyncio.sleep(0.05)
         judge(self.windows[first:])

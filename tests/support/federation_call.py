@@ -135,7 +135,7 @@ class FederatedCall(Call):
     async def _knows_all(self, person: Roamer, people: tuple[Roamer, ...]) -> None:
         """Wait until the homeserver of one knows that the others are in the room: it would send them nothing before."""
         path = f"/_matrix/client/v3/rooms/{quote(self.room_id)}/joined_members"
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(45):
             while not {other.device.user_id for other in people} <= set(
                 (await person.matrix.request("GET", path))["joined"]
             ):

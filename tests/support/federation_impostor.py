@@ -107,7 +107,7 @@ class DeadEnd:
 
     async def answer(self, focus: Device, *addresses: tuple[str, int]) -> None:
         """Wait for the focus's invite and answer it with these candidates."""
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(45):
             while not self.invites(focus):
                 await self.listen(0.2)
         invite = self.invites(focus)[0]

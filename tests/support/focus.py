@@ -22,7 +22,7 @@ from mautrix_sfu.core.ids import Device, DeviceId, UserId
 from tests.support.synapse import Client, Synapse, TlsListener, free_port
 
 ROOT = Path(__file__).parents[2]
-READY_TIMEOUT = 60.0
+READY_TIMEOUT = 90.0
 STOP_TIMEOUT = 10.0
 ADMIN = "admin"  # localpart of who may command the bot
 CALL = "org.matrix.msc3401.call"
@@ -98,7 +98,7 @@ class FocusProcess:
         os.kill(self.pid, signal.SIGHUP)
         return await self.logged("reloaded", since)
 
-    async def logged(self, words: str, since: int = 0, within: float = 10.0) -> str:
+    async def logged(self, words: str, since: int = 0, within: float = 30.0) -> str:
         """What it has logged from some length of the log on, once these words are in it."""
         async with asyncio.timeout(within):
             while words not in (text := self.log.read_text(errors="replace")[since:]):

@@ -70,7 +70,7 @@ class NioClient:
         """An encrypted room."""
         made = await self.nio.room_create(invite=list(invited), initial_state=[ENCRYPTION])
         assert not isinstance(made, RoomCreateError), made
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(45):
             while made.room_id not in self.nio.rooms:
                 await asyncio.sleep(0.02)
         return str(made.room_id)
@@ -79,13 +79,13 @@ class NioClient:
         """Join a room."""
         joined = await self.nio.join(room_id)
         assert not isinstance(joined, JoinError), joined
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(45):
             while room_id not in self.nio.rooms:
                 await asyncio.sleep(0.02)
 
     async def together_with(self, room_id: str, user_id: str) -> None:
         """Wait until somebody has joined the room, and his devices' keys are known."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(45):
             while not (user_id in self.nio.rooms[room_id].users and self.nio.device_store[user_id]):
                 await asyncio.sleep(0.05)
 
@@ -96,7 +96,7 @@ class NioClient:
         assert not isinstance(sent, RoomSendError), sent
         return str(sent.event_id)
 
-    async def answer(self, room_id: str, body: str, within: float = 15.0) -> RoomMessageNotice:
+    async def answer(self, room_id: str, body: str, within: float = 45.0) -> RoomMessageNotice:
         """Say something and wait for the next notice of somebody else."""
         before = len(self.notices(room_id))
         await self.say(room_id, body)

@@ -11,7 +11,7 @@ from mautrix.types import EventType, MessageEvent, RoomID, UserID
 
 from tests.support.synapse import Client
 
-ANSWER_TIMEOUT = 30.0
+ANSWER_TIMEOUT = 60.0
 
 
 class Operator:

@@ -34,7 +34,8 @@ FOCI_ACTIVE, FOCI_PREFERRED = "org.matrix.msc3898.foci.active", "org.matrix.msc3
 ROOM_ID = "org.matrix.msc3898.room_id"
 METADATA = "sdp_stream_metadata"
 DEVICE_METADATA = "org.matrix.msc3077.sdp_stream_metadata"
-JOIN_TIMEOUT = 20.0
+JOIN_TIMEOUT = 40.0
+PATIENCE = 30.0  # seconds for what takes far less on a machine with nothing else to do
 HOUR_MS = 3_600_000
 
 
@@ -178,7 +179,7 @@ class Participant:
         """The focus's messages of a type."""
         return [message for message in self.messages if message.type == message_type]
 
-    async def until(self, condition: Callable[[], object], timeout: float = 10.0, what: str = "") -> None:
+    async def until(self, condition: Callable[[], object], timeout: float = PATIENCE, what: str = "") -> None:
         """Wait until the condition holds; AssertionError with `what` if it does not in time."""
         deadline = time.monotonic() + timeout
         while not condition():

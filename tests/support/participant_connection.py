@@ -28,7 +28,7 @@ from .participant_rtp import (
 from .participant_sdp import Descriptions, Published, new_track
 from .participant_sender import Sender
 
-CONNECT_TIMEOUT = 10.0
+CONNECT_TIMEOUT = 30.0
 
 
 class Connection:

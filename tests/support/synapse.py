@@ -216,7 +216,7 @@ class Client:
         self._since = answer["next_batch"]
         return answer
 
-    async def to_device(self, count: int, within: float = 20.0) -> list[dict[str, Any]]:
+    async def to_device(self, count: int, within: float = 45.0) -> list[dict[str, Any]]:
         """Sync until `count` to-device messages have come (TimeoutError after `within` seconds)."""
         events: list[dict[str, Any]] = []
         async with asyncio.timeout(within):

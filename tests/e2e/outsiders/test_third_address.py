@@ -76,7 +76,7 @@ async def test_media_from_another_address_is_dropped_captured_or_forged(
     for datagram in sent:
         third(datagram)
     await talk.alice.until(lambda: True)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(45):
         while await media(talk, "dropped_unknown_address") < dropped + len(sent):
             await asyncio.sleep(0.05)
     assert await media(talk, "srtp_replayed") == let_in, "they were not even looked at"
@@ -92,7 +92,7 @@ async def test_a_packet_sent_again_is_dropped_whoever_sends_it(talk: Talk, monke
         talk.alice.connection.send_raw(packet)
         mallory.connection.send_raw(packet)
         mallory.connection.send_raw(packet[:-1] + bytes([packet[-1] ^ 1]))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(45):
         while await media(talk, "srtp_replayed") < replayed + len(packets) or await media(
             talk, "srtp_auth_failed"
         ) < failed + 2 * len(packets):
@@ -131,7 +131,7 @@ async def test_stun_with_a_wrong_password_or_name_gets_no_answer_and_moves_nobod
     ]
     for request in wrong:
         third(request)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(45):
         while await media(talk, "stun_rejected") < rejected + len(wrong):
             await asyncio.sleep(0.05)
     assert await media(talk, "latched") == latched
@@ -152,7 +152,7 @@ async def test_who_knows_the_password_but_is_not_nominated_is_answered_and_injec
     await talk.alice.until(lambda: socket.counts["stun"])
     for packet in captured["rtp"]:
         socket.send(packet, address_of(talk))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(45):
         while await media(talk, "dropped_unknown_address") < dropped + len(captured["rtp"]):
             await asyncio.sleep(0.05)
     socket.close()

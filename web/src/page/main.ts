@@ -135,9 +135,11 @@ async function lobby(roomId: string, problem: string | null = null): Promise<voi
   const own = new Devices(readCameraSize(query.get("camera")), () => update());
   devices = own;
   let words = problem;
+  let open = true; // nobody has chosen another room yet
   const screen = new LobbyScreen(name, own, {
     join: () => void join(),
     back: () => {
+      open = false;
       stop();
       own.stop();
       chooseRoom();
@@ -156,6 +158,8 @@ async function lobby(roomId: string, problem: string | null = null): Promise<voi
   const join = async (): Promise<void> => {
     screen.busy(true);
     try {
+      await own.opened();
+      if (!open) return;
       const view = await enterCall(roomId, own);
       stop();
       update = view;
@@ -170,7 +174,7 @@ async function lobby(roomId: string, problem: string | null = null): Promise<voi
   if (returning) show(waitingScreen("Going back into the call…"), name);
   else show(screen.element, name);
   paint();
-  await own.start();
+  own.start();
   if (!returning) return;
   await join();
   if (!participation) show(screen.element, name);

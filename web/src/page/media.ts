@@ -14,6 +14,9 @@ export function readCameraSize(text: string | null): CameraSize {
   return width && height ? { width: Number(width), height: Number(height) } : { width: 1280, height: 720 };
 }
 
+/** How long whoever presses the button early waits for camera and microphone: the browser may be asking for them. */
+const OPENING_MS = 5_000;
+
 export class Devices {
   /** What is wrong with a device; null: nothing. */
   readonly trouble: Record<Kind, string | null> = { audio: null, video: null };
@@ -23,6 +26,8 @@ export class Devices {
   readonly #changed: () => void;
   readonly #tracks: Record<Kind, MediaStreamTrack | null> = { audio: null, video: null };
   #screen: MediaStreamTrack | null = null;
+  #opening: Promise<void> = Promise.resolve();
+  #stopped = false;
 
   constructor(size: CameraSize, changed: () => void) {
     this.#size = size;
@@ -47,8 +52,21 @@ export class Devices {
     };
   }
 
+  /** Opens microphone and camera; `opened` says when. */
+  start(): void {
+    this.#opening = this.#start();
+  }
+
+  /** They are open, or cannot be; or it takes so long that they had better follow into the call. */
+  async opened(): Promise<void> {
+    let timer: ReturnType<typeof setTimeout> | undefined;
+    const enough = new Promise<void>((resolve) => (timer = setTimeout(resolve, OPENING_MS)));
+    await Promise.race([this.#opening, enough]);
+    clearTimeout(timer);
+  }
+
   /** Asks for both, then for each alone: a missing camera must not cost the microphone. */
-  async start(): Promise<void> {
+  async #start(): Promise<void> {
     try {
       const stream = await this.#request({ audio: true, video: true });
       for (const track of stream.getTracks()) this.#use(track.kind as Kind, track);
@@ -82,7 +100,9 @@ export class Devices {
     this.#changed();
   }
 
+  /** Closes all; what the browser opens only now is closed at once. */
   stop(): void {
+    this.#stopped = true;
     this.#drop("audio");
     this.#drop("video");
     this.#screen?.stop();
@@ -107,6 +127,7 @@ export class Devices {
   }
 
   #use(kind: Kind, track: MediaStreamTrack): void {
+    if (this.#stopped) return track.stop();
     this.#tracks[kind]?.stop();
     this.#tracks[kind] = track;
     this.trouble[kind] = null;
