@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import unquote
 
 MAX_LENGTH = 2000  # characters of a command; what is longer was not typed
+MAX_AGE = 10**12  # milliseconds; JSON's numbers may be too large for a float
 PREFIX = "!sfu"  # may be left out
 PILL = re.compile(r"https://matrix\.to/#/([^/?\s]+)(?:[/?]\S*)?", re.IGNORECASE)
 
@@ -53,7 +54,7 @@ def read(event: dict[str, Any]) -> Message | None:
         event["event_id"],
         PILL.sub(lambda found: unquote(found[1]), text[:MAX_LENGTH]).strip(),
         root if in_thread else None,
-        age / 1000 if isinstance(age, int) else 0.0,
+        age / 1000 if isinstance(age, int) and abs(age) < MAX_AGE else 0.0,
     )
 
 

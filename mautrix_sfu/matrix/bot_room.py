@@ -12,7 +12,7 @@ from typing import Any
 from mautrix.api import Method, Path
 
 from .homeserver import As, Backoff, Homeserver, RefusedError, UnavailableError
-from .interface import RawEvent
+from .interface import Count, Counted, RawEvent
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +31,11 @@ class _Post:
 
     path: str
 
+    @property
+    def where(self) -> str:
+        """For the log."""
+        return self.path
+
 
 @dataclass(frozen=True, slots=True)
 class _Message:
@@ -39,6 +44,11 @@ class _Message:
     room_id: str
     content: Content
     txn_id: str
+
+    @property
+    def where(self) -> str:
+        """For the log."""
+        return f"send to {self.room_id}"
 
 
 async def _plain(_room_id: str, content: Content) -> tuple[str, Content]:
@@ -59,6 +69,7 @@ class BotRooms:
         may_command: Callable[[str], bool],
         hand_up: Callable[[RawEvent], None],
         joined: Callable[[str], None],
+        count: Count,
     ) -> None:
         self.unseal: Callable[[RawEvent], None] = self._cannot_read
         self.seal: Seal = _plain
@@ -68,6 +79,7 @@ class BotRooms:
         self._may_command = may_command
         self._hand_up = hand_up
         self._joined = joined
+        self._count = count
         self._rooms: set[str] = set()
         self._loaded = False  # whether these are all
         self._told: set[str] = set()  # encrypted rooms in which it has said that it cannot read
@@ -157,6 +169,9 @@ class BotRooms:
             job = await self._jobs.get()
             try:
                 await self._try(job)
+            except Exception:  # what one room's members and their homeservers say must not end all else
+                self._count(Counted.HANDLER_FAILED, 1)
+                log.exception("The bot could not do what it was asked to (%s); going on", job.where)
             finally:
                 self._jobs.task_done()
 
@@ -175,11 +190,11 @@ class BotRooms:
                 await self._do(job)
                 return
             except RefusedError as error:
-                where = job.path if isinstance(job, _Post) else f"send to {job.room_id}"
-                log.warning("The bot may not do what it was asked to (%s): %s", where, error)
+                log.warning("The bot may not do what it was asked to (%s): %s", job.where, error)
                 return
             except UnavailableError:
                 await backoff.pause()
+        log.warning("The bot could not do what it was asked to (%s): the homeserver does not answer", job.where)
 
     async def _do(self, job: _Post | _Message) -> None:
         match job:

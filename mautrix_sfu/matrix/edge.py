@@ -50,7 +50,7 @@ class Matrix:
         self._encryption = encryption = self._make_encryption()
         seal = encryption.seal if encryption is not None else in_plain_text
         self._outgoing = Outgoing(homeserver, count, seal, settings.time)
-        self._bot = BotRooms(homeserver, settings.may_command, sink.on_bot_event, self._snapshots.permitted)
+        self._bot = BotRooms(homeserver, settings.may_command, sink.on_bot_event, self._snapshots.permitted, count)
         interests: dict[str, Interest] = dict.fromkeys((*CALL_TYPES, "m.room.member", "m.room.redaction"), always)
         interests |= {"m.room.message": self._bot.concerns, "m.room.encrypted": self._bot.concerns}
         self._listener = Listener(settings.hs_token, interests, self._handle, count, focus.homeserver)

@@ -111,12 +111,20 @@ class Outgoing:
             await self._open.wait()
             while queue:
                 with concerning(queue[0].concern):
-                    await self._deliver(queue[0])
+                    await self._try(queue[0])
                 queue.popleft()
                 self._waiting -= 1
         finally:
             self._waiting -= len(queue)
             del self._queues[user]
+
+    async def _try(self, message: _Message) -> None:
+        try:
+            await self._deliver(message)
+        except Exception as error:  # the next one goes on
+            self._count(Counted.HANDLER_FAILED, 1)
+            log.exception("A to-device message met a fault")
+            self._drop(message, f"a fault ({type(error).__name__})")
 
     async def _deliver(self, message: _Message) -> None:
         if message.after is not None:

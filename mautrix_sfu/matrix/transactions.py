@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 MAX_BODY = 32 * 1024 * 1024  # bytes; Synapse sends at most 100 events of 64 KiB, each with its previous content
 MAX_QUEUED = 20_000  # events that wait; beyond it transactions get a 503 and come again
 SLICE = 50  # events worked off before others have their turn
+MAX_AGE = 10**12  # milliseconds; JSON's numbers may be too large for a float
 AGE_LOOKS_AT = 8  # last events of a transaction, for one of the own homeserver
 SEEN = 8192  # event ids remembered to drop repeats
 
@@ -212,7 +213,9 @@ class Listener(AppServiceServerMixin):
         """Return how long ago the newest event of the own homeserver was made, in seconds (its own reckoning)."""
         for event in reversed(events[-AGE_LOOKS_AT:]):
             match event:
-                case {"sender": str(sender), "unsigned": {"age": int(age)}} if sender.endswith(self._suffix):
+                case {"sender": str(sender), "unsigned": {"age": int(age)}} if (
+                    sender.endswith(self._suffix) and abs(age) < MAX_AGE
+                ):
                     return age / 1000
         return None
 

@@ -40,9 +40,7 @@ def text(content: Json, key: str, limit: int = MAX_ID, bound: str | None = None)
     value = content.get(key)
     if not isinstance(value, str) or not value:
         raise MalformedError("missing_field", f"{key} is missing")
-    if len(value) > limit:
-        raise MalformedError("too_large", f"{key} is longer than {limit}", bound)
-    return value
+    return _checked(value, key, limit, bound)
 
 
 def optional_text(content: Json, key: str, limit: int = MAX_ID, bound: str | None = None) -> str | None:
@@ -50,8 +48,17 @@ def optional_text(content: Json, key: str, limit: int = MAX_ID, bound: str | Non
     value = content.get(key)
     if not isinstance(value, str) or not value:
         return None
+    return _checked(value, key, limit, bound)
+
+
+def _checked(value: str, key: str, limit: int, bound: str | None) -> str:
+    """Text that can be sent back: JSON's escapes can also write half of a surrogate pair, which no UTF-8 holds."""
     if len(value) > limit:
         raise MalformedError("too_large", f"{key} is longer than {limit}", bound)
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise MalformedError("not_text", f"{key} is not Unicode") from None
     return value
 
 

@@ -128,9 +128,10 @@ def _foci(device: Json, which: str) -> tuple[Device, ...]:
 
 
 def _expiry(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    """Milliseconds, wall clock; what is no time never comes. JSON's numbers may be too large for a float, or NaN."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
         return float("inf")
-    return min(max(float(value), 0.0), 2.0**53)
+    return float(min(max(value, 0), 2**53))
 
 
 def _is_id(value: object) -> TypeGuard[str]:

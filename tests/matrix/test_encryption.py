@@ -127,6 +127,19 @@ async def test_a_device_that_claims_to_be_another_is_dropped(
     assert counted[Counted.DOWNGRADES] == 1
 
 
+async def test_a_call_whose_id_no_database_keeps_is_dropped_without_a_fault(
+    synapse: Synapse, start_focus: StartFocus, settings: Callable[..., dict[str, Any]], counted: Counter[Counted]
+) -> None:
+    focus = await start_focus(synapse, **settings())
+    alice = client, _ = await member(synapse, "alice")
+    for conf_id in ("a\x00", "\ud800", "x" * 256):
+        await say(focus, alice, INVITE, call(client, conf_id))
+    await say(focus, alice, INVITE, call(client, "x" * 255))
+    await focus.sink.until(lambda sink: sink.messages)
+    assert [message.content["conf_id"] for message in focus.sink.messages] == ["x" * 255]
+    assert (counted[Counted.MALFORMED], counted[Counted.HANDLER_FAILED]) == (3, 0)
+
+
 async def test_a_payload_that_says_other_than_its_keys_is_dropped(
     synapse: Synapse, start_focus: StartFocus, settings: Callable[..., dict[str, Any]], counted: Counter[Counted]
 ) -> None:

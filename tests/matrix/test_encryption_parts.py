@@ -10,11 +10,16 @@ import pytest
 
 pytest.importorskip("olm")
 
+from mautrix.crypto.account import OlmAccount
+
 from mautrix_sfu.core.ids import Device, DeviceId, UserId
-from mautrix_sfu.matrix import Counted, Message
+from mautrix_sfu.matrix import Counted, Message, RefusedError, UnavailableError
 from mautrix_sfu.matrix.encryption import intake as intake_module
-from mautrix_sfu.matrix.encryption.devices import FRESH_FOR, Devices
+from mautrix_sfu.matrix.encryption.database import KeyStore
+from mautrix_sfu.matrix.encryption.devices import FRESH_FOR, USER_QUERIES, Devices, KnownDevice
 from mautrix_sfu.matrix.encryption.intake import MAX_PER_SENDER, Intake
+from mautrix_sfu.matrix.encryption.rooms import Rooms
+from mautrix_sfu.matrix.encryption.sessions import NoSessionError, Sessions
 from mautrix_sfu.matrix.homeserver import Homeserver
 from tests.support.olm import ENCRYPTED, OlmDevice
 
@@ -183,3 +188,120 @@ async def test_what_is_known_holds_while_the_users_homeserver_does_not_answer_an
     keys.now += FRESH_FOR
     assert await keys.devices.by_key("@carol:far", known.identity_key) is None
     assert keys.counted[Counted.DEVICE_KEYS_CHANGED] == 1
+
+
+@pytest.mark.parametrize("key", ["", "x" * 43 + "\x00", "\ud800" * 43, "x" * 42, "x" * 44, "ü" * 43, 7, None])
+async def test_a_key_that_is_not_written_as_one_belongs_to_no_device(key: object) -> None:
+    keys, honest = Keys(), device()
+    for which in ("curve25519:A", "ed25519:A"):
+        content = honest.device_keys()
+        content["keys"][which] = key
+        del content["signatures"]
+        try:
+            keys.keys[ALICE] = {"A": honest.signed(content)}
+        except UnicodeEncodeError:
+            keys.keys[ALICE] = {"A": {**content, "signatures": {ALICE: {"ed25519:A": "A" * 86}}}}
+        keys.now += 1000
+        assert await keys.devices.of([ALICE]) == []
+        keys.devices.changed([ALICE])
+
+
+async def test_a_device_whose_id_no_database_keeps_is_none() -> None:
+    for device_id in ("A\x00", "A" * 256):
+        keys, odd = Keys(), device(device_id=device_id)
+        keys.keys[ALICE] = {device_id: odd.device_keys()}
+        assert await keys.devices.by_key(ALICE, odd.identity_key) is None
+
+
+async def test_a_device_that_may_not_be_asked_for_counts_as_not_known_rather_than_without_keys() -> None:
+    keys, honest = Keys(), device()
+    keys.keys[ALICE] = {"A": honest.device_keys()}
+    for number in range(USER_QUERIES[0]):
+        assert await keys.devices.by_key(ALICE, f"unknown{number}") is None
+    keys.devices.changed([ALICE])
+    alice = Device(UserId(ALICE), DeviceId("A"))
+    with pytest.raises(UnavailableError):
+        await keys.devices.by_id(alice)
+    keys.now += 60
+    found = await keys.devices.by_id(alice)
+    assert found is not None
+    assert found.identity_key == honest.identity_key
+
+
+# ---------------------------------------------------------------- sessions
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {},
+        {"one_time_keys": None},
+        {"one_time_keys": []},
+        {"one_time_keys": {ALICE: ["A"]}},
+        {"one_time_keys": {ALICE: {"A": ["signed_curve25519:x"]}}},
+        {"one_time_keys": {ALICE: {"A": {}}}},
+        {"one_time_keys": {ALICE: {"A": {"signed_curve25519:x": "key"}}}},
+        {"one_time_keys": {ALICE: {"A": {"signed_curve25519:x": {"key": 7}}}}},
+        {"one_time_keys": {ALICE: {"A": {"signed_curve25519:x": {"key": "A" * 43, "signatures": {}}}}}},
+    ],
+)
+async def test_a_one_time_key_that_another_homeserver_makes_up_is_none(answer: dict[str, Any]) -> None:
+    class Claims:
+        async def request(self, *_: object) -> dict[str, Any]:
+            return answer
+
+        async def get_latest_session(self, _: str) -> None:
+            return None
+
+    alice = device()
+    known = KnownDevice(Device(UserId(ALICE), DeviceId("A")), alice.identity_key, alice.signing_key)
+    focus = Device(UserId("@sfu:hs"), DeviceId("SFU1"))
+    sessions = Sessions(cast("Homeserver", Claims()), focus, OlmAccount(), cast("KeyStore", Claims()))
+    with pytest.raises(NoSessionError):
+        await sessions.encrypt(known, "m.call.answer", {})
+
+
+# ---------------------------------------------------------------- rooms
+
+
+async def test_members_whose_homeserver_is_silent_or_refuses_hold_up_nobody_who_reads_the_bot() -> None:
+    members = {f"@{name}:{server}": device(f"@{name}:{server}") for server in ("hs", "far", "odd") for name in "abc"}
+    asked: list[str] = []
+    given: set[str] = set()
+
+    class Server:
+        focus = Device(UserId("@sfu:hs"), DeviceId("SFU1"))
+
+        async def request(self, _method: object, path: str, content: Any = None, **_: Any) -> dict[str, Any]:
+            if path.endswith("joined_members"):
+                return {"joined": dict.fromkeys(members)}
+            if path.endswith("keys/query"):
+                return {"device_keys": {user: {"A": member.device_keys()} for user, member in members.items()}}
+            if "sendToDevice" in path:
+                given.update(content["messages"])
+            return {}
+
+    class Olm:
+        async def encrypt(self, known: KnownDevice, *_: object) -> dict[str, Any]:
+            asked.append(known.device.user_id)
+            if known.device.homeserver == "far":
+                raise UnavailableError("no answer")
+            if known.device.homeserver == "odd":
+                raise RefusedError(400, "M_UNKNOWN", "not for this one")
+            return {}
+
+    server = cast("Homeserver", Server())
+    counted: Counter[Counted] = Counter()
+    rooms = Rooms(
+        server,
+        Devices(server, counted.__setitem__),
+        lambda _: True,
+        lambda _: None,
+        lambda *_: None,
+        counted.__setitem__,
+    )
+    rooms.open(OlmAccount(), cast("KeyStore", None), cast("Sessions", Olm()))
+    event_type, _ = await rooms.seal("!r:hs", {"body": "hello"})
+    assert event_type == ENCRYPTED
+    assert given == {"@a:hs", "@b:hs", "@c:hs"}
+    assert [user for user in asked if user.endswith(":far")] == ["@a:far"]

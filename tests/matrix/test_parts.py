@@ -14,8 +14,10 @@ from mautrix.api import Method
 
 from mautrix_sfu.core.ids import Device, DeviceId, RoomId, UserId
 from mautrix_sfu.matrix import Counted, Message, RawEvent, health, ping, transactions
+from mautrix_sfu.matrix.bot_room import BotRooms
 from mautrix_sfu.matrix.health import Health
 from mautrix_sfu.matrix.homeserver import Homeserver, RefusedError, UnavailableError
+from mautrix_sfu.matrix.outgoing import Outgoing
 from mautrix_sfu.matrix.ping import Pinger
 from mautrix_sfu.matrix.snapshots import Snapshots
 from mautrix_sfu.matrix.to_device import Inbox
@@ -120,6 +122,71 @@ async def test_a_full_queue_puts_transactions_off_until_there_is_room(monkeypatc
         await listener.stop()
     assert [event["event_id"] for event in handed_up] == ["$1", "$2", "$3", "$4"]
     assert counted[Counted.TRANSACTIONS_REFUSED] == 1
+
+
+async def test_an_age_that_is_no_time_is_not_looked_at_and_delays_no_event() -> None:
+    listener = Listener("secret", {"m.call": always}, lambda _event: None, ignore, "x")
+    ages: list[float] = []
+    listener.on_lag = ages.append
+    event = {"type": "m.call", "event_id": "$1", "room_id": "!r:x", "sender": "@a:x", "content": {}}
+    for age in (10**400, -(10**400), 1.5, "old", None, 2000):
+        assert listener.take([event | {"unsigned": {"age": age}}])
+    assert ages == [2.0]
+    assert listener.waiting == 6
+
+
+async def test_what_the_bot_cannot_seal_because_of_a_fault_is_counted_and_it_goes_on(serve: Serve) -> None:
+    sent: list[str] = []
+    counted: Counter[Counted] = Counter()
+
+    def handler(request: web.Request) -> web.Response:
+        sent.append(request.path)
+        return web.json_response({"event_id": "$1"})
+
+    async def seal(room_id: str, content: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+        if room_id == "!bad:x":
+            raise AttributeError("as a member's homeserver may bring about")
+        return "m.room.message", content
+
+    def count(what: Counted, by: int) -> None:
+        counted[what] += by
+
+    bot = BotRooms(await serve(handler), lambda _user: True, lambda _event: None, lambda _room: None, count)
+    bot.seal = seal
+    bot.send("!bad:x", {"body": "one"})
+    bot.send("!good:x", {"body": "two"})
+    worker = asyncio.create_task(bot.work())
+    await bot.finish(10.0)
+    worker.cancel()
+    await asyncio.gather(worker, return_exceptions=True)
+    assert [path.split("/")[-4] for path in sent] == ["!good:x"]
+    assert counted == {Counted.HANDLER_FAILED: 1}
+
+
+async def test_a_message_that_meets_a_fault_is_dropped_and_the_next_one_goes_out(serve: Serve) -> None:
+    sent: list[str] = []
+    counted: Counter[Counted] = Counter()
+
+    def handler(request: web.Request) -> web.Response:
+        sent.append(request.path)
+        return web.json_response({})
+
+    async def seal(_to: Device, event_type: str, content: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+        if content["n"] == 1:
+            raise KeyError("a fault")
+        return event_type, content
+
+    def count(what: Counted, by: int) -> None:
+        counted[what] += by
+
+    outgoing = Outgoing(await serve(handler), count, seal)
+    outgoing.open()
+    for number in (1, 2):
+        outgoing.send(FOCUS, "m.call.answer", {"n": number}, None)
+    await outgoing.stop(10.0)
+    assert len(sent) == 1
+    assert counted == {Counted.HANDLER_FAILED: 1, Counted.TO_DEVICE_DROPPED: 1, Counted.TO_DEVICE_SENT: 1}
+    assert outgoing.waiting == 0
 
 
 async def test_the_homeserver_is_lost_after_some_seconds_of_failures_only(monkeypatch: pytest.MonkeyPatch) -> None:

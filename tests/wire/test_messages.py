@@ -305,6 +305,39 @@ def test_the_two_names_of_the_metadata_are_read() -> None:
         assert event.metadata[StreamId("s")].purpose == "m.screenshare"
 
 
+@pytest.mark.parametrize("expires", [float("nan"), float("inf"), 10**400, -(10**400), -float("inf"), True, "soon"])
+def test_an_expiry_that_is_no_time_makes_no_deadline_that_could_not_be_compared(expires: object) -> None:
+    device = {"device_id": "D", "session_id": "s", "expires_ts": expires, "m.foci.active": []}
+    event = {
+        "type": "m.call.member",
+        "room_id": "!r",
+        "sender": "@a:hs",
+        "state_key": "@a:hs",
+        "event_id": "$1",
+        "content": {"m.calls": [{"m.call_id": "x", "m.devices": [device]}]},
+    }
+    fact = room_events.parse(event, 0, 0)
+    assert isinstance(fact, ev.CallMemberChanged)
+    assert 0 <= fact.devices[0].lasts <= room_events.MAX_LASTING
+
+
+HALF = "\ud800"  # of a surrogate pair: JSON's escapes can write it, UTF-8 cannot
+
+
+@pytest.mark.parametrize(
+    "field", ["call_id", "conf_id", "device_id", "party_id", "sender_session_id", "org.matrix.msgid"]
+)
+def test_what_could_not_be_sent_back_is_refused_when_it_comes(field: str) -> None:
+    named = {"call_id": "c", "conf_id": "x", "party_id": "D", "offer": {"type": "offer", "sdp": "v=0"}}
+    to_device.decode("@a:hs", "m.call.invite", named)
+    with pytest.raises(MalformedError) as caught:
+        to_device.decode("@a:hs", "m.call.invite", {**named, field: f"a{HALF}"})
+    assert caught.value.code == "not_text"
+    event = channel.decode(LEG, json.dumps({"type": HALF}))
+    assert isinstance(event, ev.BadMessage)
+    assert (event.code, event.in_reply_to) == ("not_text", None)
+
+
 def test_identifiers_of_a_fact_come_from_the_event() -> None:
     event = {
         "type": "m.room.member",

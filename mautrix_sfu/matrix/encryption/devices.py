@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 from mautrix.api import Method
 from mautrix.crypto.signature import canonical_json
@@ -16,6 +17,7 @@ from olm.utility import OlmVerifyError, ed25519_verify
 
 from ...core.ids import Device, DeviceId, UserId
 from ...core.rate import Rate
+from ...wire.fields import MAX_ID
 from ..homeserver import Homeserver, UnavailableError
 from ..interface import Count, Counted
 
@@ -31,6 +33,7 @@ REMOTE_WITHIN = 5000  # milliseconds that the homeserver waits for another
 LOCKS = 64
 
 _ALL = ""
+_KEY = re.compile(r"[A-Za-z0-9+/]{43}")  # 32 bytes in unpadded base64: of either curve, and of a Megolm session
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +65,19 @@ class Devices:
         self._locks = [asyncio.Lock() for _ in range(LOCKS)]
 
     async def by_key(self, user: str, identity_key: str) -> KnownDevice | None:
-        """The device of this user that has this key. Raises RefusedError or UnavailableError."""
-        return await self._find(user, FRESH_FOR, lambda known: known.identity_key == identity_key)
+        """The device of this user that has this key, None also while too much is asked.
+
+        Raises RefusedError or UnavailableError.
+        """
+        found, _ = await self._find(user, FRESH_FOR, lambda known: known.identity_key == identity_key)
+        return found
 
     async def by_id(self, device: Device, fresh_for: float = FRESH_FOR) -> KnownDevice | None:
-        """A device, if it has keys. Raises RefusedError or UnavailableError."""
-        return await self._find(device.user_id, fresh_for, lambda known: known.device == device)
+        """A device, if it has keys. Raises RefusedError, or UnavailableError: also where too much is asked to know."""
+        found, asked = await self._find(device.user_id, fresh_for, lambda known: known.device == device)
+        if found is None and not asked:
+            raise UnavailableError(f"too many questions for keys to ask for those of {device}")
+        return found
 
     async def of(self, users: Iterable[str]) -> list[KnownDevice]:
         """All devices of these users that have keys. Raises RefusedError or UnavailableError."""
@@ -82,17 +92,20 @@ class Devices:
         for user in users:
             self._users.pop(user, None)
 
-    async def _find(self, user: str, fresh_for: float, fits: Callable[[KnownDevice], bool]) -> KnownDevice | None:
+    async def _find(
+        self, user: str, fresh_for: float, fits: Callable[[KnownDevice], bool]
+    ) -> tuple[KnownDevice | None, bool]:
+        """The device that fits, and whether that is certain: False where its homeserver should have been asked."""
         async with self._locks[hash(user) % LOCKS]:
             found = self._look(user, fits)
             if found is not None and self._fresh(user, fresh_for):
-                return found
+                return found, True
             now = self._clock()
             if not self._per_user.allow(user, now) or not self._overall.allow(_ALL, now):
                 self._count(Counted.KEY_QUERIES_LIMITED, 1)
-                return found
+                return found, False
             await self._query([user])
-            return self._look(user, fits)
+            return self._look(user, fits), True
 
     def _look(self, user: str, fits: Callable[[KnownDevice], bool]) -> KnownDevice | None:
         entry = self._users.get(user)
@@ -152,12 +165,23 @@ def signed_device(user: str, device_id: str, keys: Any) -> KnownDevice | None:
             identity, signing = found.get(f"curve25519:{device_id}"), found.get(f"ed25519:{device_id}")
             if (
                 (found_user, found_device) == (user, device_id)
-                and isinstance(identity, str)
-                and isinstance(signing, str)
+                and is_keepable(device_id)
+                and is_key(identity)
+                and is_key(signing)
                 and is_signed(keys, user, device_id, signing)
             ):
                 return KnownDevice(Device(UserId(user), DeviceId(device_id)), identity, signing)
     return None
+
+
+def is_key(value: object) -> TypeGuard[str]:
+    """Whether this is written as a public key, or as the id of a Megolm session."""
+    return isinstance(value, str) and _KEY.fullmatch(value) is not None
+
+
+def is_keepable(name: str) -> bool:
+    """Whether this id can be written to any database: it is its maker's choice, and need not even be Unicode."""
+    return len(name) <= MAX_ID and name.isprintable()
 
 
 def is_signed(content: dict[str, Any], user: str, device_id: str, signing_key: str) -> bool:

@@ -18,7 +18,7 @@ from ...core.rate import Rate
 from ..homeserver import Homeserver, RefusedError, UnavailableError
 from ..interface import Count, Counted, EncryptionSettings, Message, RawEvent
 from .database import open_store
-from .devices import Devices, KnownDevice
+from .devices import Devices, KnownDevice, is_keepable
 from .intake import Intake
 from .publication import Publication
 from .rooms import Content, Rooms
@@ -173,6 +173,9 @@ class Encryption:
             return None
         conf_id = content.get("conf_id")
         if isinstance(conf_id, str):
+            if not is_keepable(conf_id):
+                self._count(Counted.MALFORMED, 1)
+                return None
             await self._started.seals.put(known.device, conf_id)
         return Message(message.sender, event_type, content, proven=True)
 

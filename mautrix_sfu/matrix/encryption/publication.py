@@ -106,7 +106,8 @@ class Publication:
     async def _fill(self) -> None:
         """Upload what is missing: of one-time keys as many as the homeserver says, and a fallback key."""
         answer = await self._homeserver.request(Method.POST, UPLOAD, {})
-        there = answer.get("one_time_key_counts", {}).get(KIND, 0)
+        counts = answer.get("one_time_key_counts")
+        there = counts.get(KIND) if isinstance(counts, dict) else None
         body = await self._made(there if isinstance(there, int) else 0)
         if not body:
             return

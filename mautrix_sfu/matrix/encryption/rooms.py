@@ -21,7 +21,7 @@ from olm.group_session import OlmGroupSessionError
 from ..homeserver import As, Backoff, Homeserver, RefusedError, UnavailableError
 from ..interface import Count, Counted, RawEvent
 from .database import KeyStore
-from .devices import Devices, KnownDevice
+from .devices import Devices, KnownDevice, is_keepable, is_key
 from .sessions import ENCRYPTED, NoSessionError, Sessions
 
 log = logging.getLogger(__name__)
@@ -129,7 +129,9 @@ class Rooms:
                 self._complain(event["room_id"], f"plain text of {event['sender']}", PLAIN)
             return
         match event["content"]:
-            case {"algorithm": str(kind), "session_id": str(session_id), "ciphertext": str(text)} if kind == MEGOLM:
+            case {"algorithm": str(kind), "session_id": str(session_id), "ciphertext": str(text)} if (
+                kind == MEGOLM and is_key(session_id)
+            ):
                 pass
             case _:
                 raise NotReadableError("not encrypted by Megolm")
@@ -173,7 +175,7 @@ class Rooms:
                 pass
             case _:
                 return
-        if kind != MEGOLM or not self._may_command(known.device.user_id):
+        if kind != MEGOLM or not is_keepable(room) or not self._may_command(known.device.user_id):
             return
         try:
             session = InboundGroupSession(
@@ -263,8 +265,9 @@ class Rooms:
         if own is None or own.session.expired or own.shared_with - there.keys():
             own = self._own[room_id] = _Own(_new_session(room_id, settings))
         missing = [known for key, known in there.items() if key not in own.shared_with]
+        silent: set[str] = set()
         for start in range(0, len(missing), SHARE_AT_ONCE):
-            await self._share(own, missing[start : start + SHARE_AT_ONCE])
+            await self._share(own, missing[start : start + SHARE_AT_ONCE], silent)
         return own
 
     async def _members(self, room_id: str) -> list[str]:
@@ -274,7 +277,8 @@ class Rooms:
             raise UnavailableError("no joined members")
         return [user for user in joined if isinstance(user, str)]
 
-    async def _share(self, own: _Own, devices: list[KnownDevice]) -> None:
+    async def _share(self, own: _Own, devices: list[KnownDevice], silent: set[str]) -> None:
+        """Give devices the session's key. Homeservers that do not answer are added to `silent`, and asked no more."""
         key = {
             "algorithm": MEGOLM,
             "room_id": own.session.room_id,
@@ -285,8 +289,12 @@ class Rooms:
         for known in devices:
             try:
                 assert self._sessions is not None
+                if known.device.homeserver in silent:
+                    raise UnavailableError("its homeserver has just not answered")
                 encrypted = await self._sessions.encrypt(known, "m.room_key", key)
-            except (NoSessionError, UnavailableError) as error:
+            except (NoSessionError, RefusedError, UnavailableError) as error:
+                if isinstance(error, UnavailableError):
+                    silent.add(known.device.homeserver)
                 log.info("%s will not be able to read the bot: %s", known.device, error)
             else:
                 messages.setdefault(known.device.user_id, {})[known.device.device_id] = encrypted

@@ -17,7 +17,7 @@ from olm.session import OlmSessionError
 from ...core.ids import Device
 from ..homeserver import Homeserver, UnavailableError
 from .database import KeyStore
-from .devices import REMOTE_WITHIN, KnownDevice, is_signed
+from .devices import REMOTE_WITHIN, KnownDevice, is_key, is_signed
 
 log = logging.getLogger(__name__)
 
@@ -128,7 +128,7 @@ class Sessions:
             session = None if new_session else await self._store.get_latest_session(key)
             if session is None:
                 session = await self._begin(known)
-            message = session.encrypt(json.dumps(payload, ensure_ascii=False, separators=(",", ":")))
+            message = session.encrypt(json.dumps(payload, separators=(",", ":")))
             await self._store.update_session(key, session)
         return {
             "algorithm": OLM,
@@ -143,16 +143,17 @@ class Sessions:
             "/_matrix/client/v3/keys/claim",
             {"one_time_keys": {user: {device_id: "signed_curve25519"}}, "timeout": REMOTE_WITHIN},
         )
+        claimed = _claimed(answer, user, device_id)
         match answer:
-            case {"one_time_keys": dict(by_user)} if by_user.get(user, {}).get(device_id):
-                claimed = next(iter(by_user[user][device_id].values()))
+            case _ if claimed is not None:
+                pass
             case {"failures": dict(failures)} if known.device.homeserver in failures:
                 raise UnavailableError(f"{known.device.homeserver} does not give a one-time key")
             case _:
                 raise NoSessionError(f"{known.device} has no one-time key left")
         if not (
             isinstance(claimed, dict)
-            and isinstance(claimed.get("key"), str)
+            and is_key(claimed.get("key"))
             and is_signed(claimed, user, device_id, known.signing_key)
         ):
             raise NoSessionError(f"the one-time key of {known.device} is not signed by it")
@@ -172,6 +173,14 @@ def sender_key(content: dict[str, Any]) -> str | None:
     """The key that an Olm message says encrypted it; None for anything else."""
     key = content.get("sender_key")
     return key if content.get("algorithm") == OLM and isinstance(key, str) else None
+
+
+def _claimed(answer: dict[str, Any], user: str, device_id: str) -> object:
+    """The one-time key in the answer to `/keys/claim`, which hands on what another homeserver says; None: none."""
+    found: object = answer.get("one_time_keys")
+    for name in (user, device_id):
+        found = found.get(name) if isinstance(found, dict) else None
+    return next(iter(found.values()), None) if isinstance(found, dict) else None
 
 
 def _ciphertext(content: dict[str, Any], identity_key: str) -> OlmCiphertext:
