@@ -39,12 +39,10 @@ from .metrics import MatrixLoad, Metrics
 from .operations import FocusOperations, Parts, Reloaded
 from .rtc import Rtc
 from .runtime import LoadWatch, Runtime
-from .store import Store, mautrix_database
+from .store import AwayError, Store, mautrix_database
 from .tracing import Tracer, TracingUnavailableError, no_trace
 
 log = logging.getLogger("mautrix_sfu")
-
-LAST_WORDS = 1.0  # seconds after a drain's deadline, at which the core itself tells everybody to move
 
 
 def run(config: Config, path: Path) -> int:
@@ -142,7 +140,10 @@ class _Focus:
         )
         self._metrics.watch_store(lambda: store.away is None, lambda: store.pending)
         stack.push_async_callback(store.close)
-        stored = await store.load()
+        try:
+            stored = await store.load()
+        except AwayError as error:
+            raise error.fatal() from error
         media = open_media(config.media)
         stack.callback(media.shutdown)
         rtc = Rtc(media, self._runtime, advertised(config.media, media.local_addresses))
@@ -167,22 +168,19 @@ class _Focus:
         http = HttpServer(config.http, config.metrics, info, self, self._metrics.render)
         stack.push_async_callback(http.stop)
         await http.start()
-        lag = loop.create_task(self._metrics.measure_loop_lag(), name="loop lag")
-        stack.push_async_callback(_cancel, lag)
         watch = LoadWatch(media, self._runtime.operate, lambda: self._config.overload)
-        load = loop.create_task(watch.run(), name="load")
-        stack.push_async_callback(_cancel, load)
+        self._run(stack, "loop lag", self._metrics.measure_loop_lag())
+        self._run(stack, "load", watch.run())
         stack.push_async_callback(matrix.stop)
         await matrix.start()
         self._metrics.homeserver(True)  # it answered
         stack.callback(self._runtime.say_goodbye)
         stack.callback(operations.stopping)
-        for name, work in (("bot", bot.work()), ("operations", operations.work())):
-            stack.push_async_callback(_cancel, loop.create_task(self._supervise(name, work), name=name))
+        self._run(stack, "bot", bot.work())
+        self._run(stack, "operations", operations.work())
         # Nothing is worked off before this: the edge's tasks run from the next round of the loop on.
         self._runtime.restore([(fact.event, fact.received_ms) for fact in stored.facts], tuple(stored.legs))
-        looked = loop.create_task(warn_at_start(config, media.local_addresses), name="check")
-        stack.push_async_callback(_cancel, looked)
+        self._run(stack, "check", warn_at_start(config, media.local_addresses))
 
     def _matrix_settings(self) -> MatrixSettings:
         config = self._config
@@ -271,8 +269,13 @@ class _Focus:
         """Without its media core the focus is half dead: end it."""
         self._finish(FatalError(f"the media core failed: {message}", ExitCode.MEDIA_FAILED))
 
+    def _run(self, stack: AsyncExitStack, name: str, work: Coroutine[Any, Any, None]) -> None:
+        """Let a task do this until the focus ends."""
+        task = asyncio.get_running_loop().create_task(self._supervise(name, work), name=name)
+        stack.push_async_callback(_cancel, task)
+
     async def _supervise(self, name: str, work: Coroutine[Any, Any, None]) -> None:
-        """Run what should never end; if it does, end with it."""
+        """Run what should never fail; if it does, end with it."""
         try:
             await work
         except Exception:

@@ -96,7 +96,8 @@ class JsonFormatter(logging.Formatter):
             line["exception"] = self.formatException(record.exc_info)
         if record.stack_info:
             line["stack"] = self.formatStack(record.stack_info)
-        return json.dumps(line, ensure_ascii=False, default=str)
+        written = json.dumps(line, ensure_ascii=False, default=str)
+        return written.encode("utf-8", "backslashreplace").decode()  # half a surrogate pair, written as JSON does
 
 
 def configure(settings: Mapping[str, Any]) -> None:

@@ -70,6 +70,15 @@ async def test_a_line_is_about_what_its_task_works_on_also_where_that_becomes_kn
     assert lines[2].endswith("about nothing")
 
 
+def test_json_lines_hold_what_a_peer_calls_itself_even_if_that_is_no_text() -> None:
+    stream = configured("json")
+    with concerning(Concern(peer="@a:hs/\ud800\n")):
+        log.info("half: %s", "\udfff")
+    stream.getvalue().encode()
+    line = json.loads(stream.getvalue())
+    assert (line["peer"], line["message"]) == ("@a:hs/\ud800\n", "half: \udfff")
+
+
 def test_json_lines_are_objects_with_the_same_names() -> None:
     stream = configured("json")
     with concerning(Concern(7, room="!r:x")):

@@ -180,7 +180,7 @@ def not_permitted(events: object) -> str:
 def _level(value: Any, default: int) -> int:
     try:
         return default if value is None else int(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return default
 
 

@@ -90,6 +90,9 @@ class Leg:
         """From ICE's connection to the end."""
         try:
             reason, detail = await self._connect(remote)
+        except Exception:  # of this program, or of aiortc, which trusts its peer
+            log.exception("a fault in the connection")
+            reason, detail = "unknown_error", "a fault of this program"
         finally:
             self._pipe.close()
             if self._association is not None:

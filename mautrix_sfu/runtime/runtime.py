@@ -35,6 +35,9 @@ log = logging.getLogger("mautrix_sfu.call")
 INTAKE_SECONDS = 0.02  # that a page of to-device messages may take for making room in a full queue
 REFUSALS = (16.0, 1.0)  # of invites that cannot be read: at once, and then per second, to one user
 SLICE_SECONDS = 0.005  # of working off messages before the event loop has its turn
+FAULT_PAUSE = 1.0  # seconds without timers after one that met a fault of this program: it may be due again at once
+
+_SETTING_UP = cmd.OpenLeg | cmd.MakeInvite | cmd.ApplyOffer | cmd.ApplyAnswer
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,7 @@ class Runtime:
         self._refusals = Rate(*REFUSALS)
         self._inbox_handle: asyncio.Handle | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._no_timer_before = 0.0
         self._stopped = False
         self._idle: asyncio.Event | None = None  # set when nobody is in a call any more
         self.homeserver_up = True
@@ -218,7 +222,7 @@ class Runtime:
         for raw in events:
             event = {**raw, "room_id": room_id}
             sent_ms = event.get("origin_server_ts")
-            received_ms = min(now_ms, sent_ms) if isinstance(sent_ms, int) else now_ms
+            received_ms = max(0, min(now_ms, sent_ms)) if isinstance(sent_ms, int) else now_ms
             fact = room_events.parse(event, received_ms, now_ms)
             if not isinstance(fact, room_events.Ignored):
                 facts.append(fact)
@@ -297,7 +301,7 @@ class Runtime:
 
     # ------------------------------------------------------------ from the media core
 
-    def concern(self, leg: LegId) -> Concern | None:
+    def concern(self, leg: LegId | None) -> Concern | None:
         """What lines about this leg are to say."""
         return self._executor.concern(leg) if self._executor is not None else None
 
@@ -367,13 +371,27 @@ class Runtime:
     # ------------------------------------------------------------ the core
 
     def _feed(self, event: ev.Event) -> None:
-        if not self._stopped:
-            self._carry_out(self._focus.handle(event, self._clock()))
+        if self._stopped:
+            return
+        commands: list[cmd.Command] = []
+        try:
+            commands = self._focus.handle(event, self._clock())
+        except Exception:  # a fault in what one peer brought about must not stop the others
+            with concerning(self.concern(getattr(event, "leg", None))):
+                self._met_a_fault(type(event).__name__)
+        self._carry_out(commands)
 
     def _timeout(self) -> None:
         self._timer = None
-        if not self._stopped:
-            self._carry_out(self._focus.handle_timeout(self._clock()))
+        if self._stopped:
+            return
+        commands: list[cmd.Command] = []
+        try:
+            commands = self._focus.handle_timeout(self._clock())
+        except Exception:
+            self._met_a_fault("timeout")
+            self._no_timer_before = self._clock() + FAULT_PAUSE
+        self._carry_out(commands)
 
     def _carry_out(self, commands: list[cmd.Command]) -> None:
         """Carry out commands, and those that follow from their results, in order."""
@@ -391,13 +409,19 @@ class Runtime:
                     try:
                         executor.do(command)
                     except Exception:  # a fault in what one leg asked for must not stop the others
-                        log.exception("internal error while carrying out %s", type(command).__name__)
-                        self._metrics.count("internal_errors", type(command).__name__)
+                        self._met_a_fault(type(command).__name__)
+                        if isinstance(command, _SETTING_UP):  # without it the leg comes to nothing, and waits for ever
+                            self._feed(ev.ConnectionLost(command.leg, "unknown_error", "a fault of this program"))
         finally:
             self._working = False
         if self._idle is not None and not self.busy:
             self._idle.set()
         self._set_timer()
+
+    def _met_a_fault(self, what: str) -> None:
+        """Log and count the exception that is being handled."""
+        log.exception("internal error while carrying out %s", what)
+        self._metrics.count("internal_errors", what)
 
     def _set_timer(self) -> None:
         if self._timer is not None:
@@ -405,5 +429,5 @@ class Runtime:
             self._timer = None
         deadline = self._focus.next_deadline()
         if deadline is not None and not self._stopped:
-            delay = max(0.0, deadline - self._clock())
+            delay = max(0.0, max(deadline, self._no_timer_before) - self._clock())
             self._timer = asyncio.get_running_loop().call_later(delay, self._timeout)

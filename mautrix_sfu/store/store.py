@@ -15,7 +15,7 @@ from sqlalchemy import Select, Table, func, select
 from ..core.events import StoredLeg
 from ..core.ids import CallId, ConfId, Device, DeviceId, RoomId, SessionId, UserId
 from ..errors import FatalError
-from .database import Database
+from .database import AwayError, Database
 from .postgres import Postgres
 from .records import AuditEntry, EndedCall, Stored, StoredBan, StoredFact
 from .sqlite import Sqlite
@@ -63,8 +63,10 @@ class Store:
         numbered = (room_fact, audit, ended_call)
         try:
             counted = await writer.read(*(select(func.max(table.c.sequence)) for table in numbered))
-        except BaseException:
+        except BaseException as error:
             await writer.close()
+            if isinstance(error, AwayError):
+                raise error.fatal() from error
             raise
         for table, rows in zip(numbered, counted, strict=True):
             store._sequences[table] = rows[0][0] or 0

@@ -49,6 +49,25 @@ async def test_a_peer_connects_opens_a_channel_and_is_heard_and_answered() -> No
         assert await receive(found) == "welcome ☎"
 
 
+async def test_a_fault_while_a_message_is_heard_ends_the_connection_and_is_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with pair() as found:
+        await found.connect()
+
+        def faulty(*_: object) -> None:
+            raise KeyError("a fault")
+
+        monkeypatch.setattr(found.sink, "on_channel_text", faulty)
+        assert found.peer.channel is not None
+        found.peer.channel.send("hello")
+        async with asyncio.timeout(10):
+            while not found.sink.lost:
+                await asyncio.sleep(0.01)
+        assert found.sink.lost == [ConnectionLost(LEG, "unknown_error", "a fault of this program")]
+        assert "KeyError: 'a fault'" in caplog.text
+
+
 async def test_both_sides_get_the_same_srtp_keys_and_the_cheapest_profile() -> None:
     async with pair() as found:
         await found.connect()

@@ -7,14 +7,18 @@ import itertools
 from collections.abc import Awaitable, Sequence
 from typing import Any
 
-from mautrix_sfu.core.commands import ConferenceEnded, Count
-from mautrix_sfu.core.events import ChannelOpened, OverloadChanged, StoredLeg
+import pytest
+
+from mautrix_sfu.core.commands import Command, ConferenceEnded, Count
+from mautrix_sfu.core.events import ChannelOpened, Event, Invite, OverloadChanged, StoredLeg
 from mautrix_sfu.core.fair_queue import MAX_QUEUED_PER_SENDER, FairQueue
+from mautrix_sfu.core.focus import Focus
 from mautrix_sfu.core.ids import Device, DeviceId, LegId, Mid, RoomId, UserId
 from mautrix_sfu.core.policy import Policy
 from mautrix_sfu.matrix import Message
 from mautrix_sfu.metrics import Metrics
 from mautrix_sfu.runtime import Runtime
+from mautrix_sfu.runtime import runtime as runtime_module
 from mautrix_sfu.store import StoredFact
 from mautrix_sfu.wire.negotiation import LocalTransport
 from mautrix_sfu.wire.plan import MediaPlan, RemoteTransport
@@ -334,6 +338,83 @@ async def test_a_malformed_invite_is_counted_and_refused() -> None:
     runtime.on_to_device([invite("@a:hs", "c", offer=None), Message("@a:hs", "m.call.hangup", {})], "p1")
     assert [each[2] for each in edges.of("to_device")] == ["m.call.reject"]
     assert b'mautrix_sfu_bad_messages_total{cause="missing_field"} 2.0' in metrics.render()[0]
+    runtime.stop()
+
+
+def internal_errors(metrics: Metrics) -> set[str]:
+    found = metrics.render()[0].decode().splitlines()
+    return {line.split('"')[1] for line in found if line.startswith("mautrix_sfu_internal_errors_total{")}
+
+
+async def test_a_fault_of_the_core_costs_one_message_and_not_those_behind_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime, edges, metrics = make()
+    for n, user in enumerate(("@bad:hs", "@good:hs")):
+        runtime.on_room_event(member_event(user, n))
+    handle = Focus.handle
+
+    def faulty(focus: Focus, event: Event, now: float) -> list[Command]:
+        if isinstance(event, Invite) and event.envelope.sender.user_id == "@bad:hs":
+            raise AssertionError("a broken invariant")
+        return handle(focus, event, now)
+
+    monkeypatch.setattr(Focus, "handle", faulty)
+    runtime.on_to_device([invite("@bad:hs", "c"), invite("@good:hs", "c")], "p1")
+    await asyncio.sleep(0.05)
+    assert not answers(edges, "@bad:hs")
+    assert answers(edges, "@good:hs")
+    assert internal_errors(metrics) == {"Invite"}
+    runtime.stop()
+
+
+async def test_a_fault_in_a_timer_delays_the_others_and_stops_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime_module, "FAULT_PAUSE", 0.2)
+    edges, metrics = Edges(), Metrics("test")
+    runtime = Runtime(Policy(FOCUS, invite_wait=0.01), metrics, edges)
+    runtime.connect(edges, edges, edges, edges)
+    handle_timeout, calls = Focus.handle_timeout, 0
+
+    def faulty(focus: Focus, now: float) -> list[Command]:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            raise AssertionError("a broken invariant")
+        return handle_timeout(focus, now)
+
+    monkeypatch.setattr(Focus, "handle_timeout", faulty)
+    runtime.on_to_device([invite("@nobody:hs", "c")], "p1")  # waits for room state, and is refused by a timer
+    await asyncio.sleep(0.1)
+    assert (calls, edges.of("to_device")) == (1, [])
+    async with asyncio.timeout(10):
+        while not edges.of("to_device"):
+            await asyncio.sleep(0.01)
+    assert internal_errors(metrics) == {"timeout"}
+    runtime.stop()
+
+
+@pytest.mark.parametrize(("what", "command"), [("open", "OpenLeg"), ("set_plan", "ApplyOffer")])
+async def test_a_leg_whose_opening_meets_a_fault_ends_and_takes_nobodys_place(
+    monkeypatch: pytest.MonkeyPatch, what: str, command: str
+) -> None:
+    runtime, edges, metrics = make()
+    runtime.on_room_event(member_event("@a:hs", 0))
+
+    def fails(*_: object) -> None:
+        raise ValueError("what was said makes no connection")
+
+    monkeypatch.setattr(edges, what, fails)
+    runtime.on_to_device([invite("@a:hs", "c")], "p1")
+    await asyncio.sleep(0.05)
+    assert runtime.view().legs == ()
+    assert [each[2] for each in edges.of("to_device")] == ["m.call.hangup"]
+    assert command in internal_errors(metrics)
+    runtime.stop()
+
+
+async def test_a_state_event_from_before_all_time_is_kept_as_one_of_the_beginning() -> None:
+    runtime, edges, _ = make()
+    runtime.on_snapshot(RoomId(ROOM), [member_event("@a:hs", 0) | {"origin_server_ts": -(10**30)}])
+    ((_, _, (fact,)),) = edges.of("replace_room")
+    assert fact.received_ms == 0
     runtime.stop()
 
 

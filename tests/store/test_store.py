@@ -14,9 +14,11 @@ import pytest
 
 from mautrix_sfu.core.events import StoredLeg
 from mautrix_sfu.core.ids import CallId, ConfId, Device, DeviceId, RoomId, SessionId, UserId
-from mautrix_sfu.errors import ExitCode
+from mautrix_sfu.errors import ExitCode, FatalError
 from mautrix_sfu.store import AuditEntry, EndedCall, Store, Stored, StoredBan, StoredFact, migrate, statements
+from mautrix_sfu.store.database import AwayError
 from mautrix_sfu.store.store import MAX_TEXT
+from mautrix_sfu.store.writer import Writer
 from tests.store.conftest import Kept
 
 ROOM = "!room:example.org"
@@ -331,6 +333,17 @@ async def test_a_second_process_gets_one_clear_line(store: Store, url: str) -> N
     assert second.returncode == ExitCode.DATABASE_LOCKED
     assert second.stdout.endswith(": in use by another process: is mautrix-sfu running already?\n")
     assert not second.stderr
+
+
+async def test_a_server_that_goes_away_while_it_is_opened_is_one_clear_line(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(*_: object) -> None:
+        raise AwayError("database x: does not answer", ExitCode.DATABASE_UNREACHABLE)
+
+    monkeypatch.setattr(Writer, "read", away)
+    with pytest.raises(FatalError, match=r"^database x: does not answer$"):
+        await Store.open(url, migrate=True, on_fatal=pytest.fail)
 
 
 async def test_the_database_is_free_again_after_closing(url: str) -> None:
