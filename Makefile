@@ -18,7 +18,7 @@ RUST_SOURCES := $(shell find media -name target -prune -o -type f -print 2>/dev/
 WEB_SOURCES := $(shell find web -name node_modules -prune -o -name dist -prune -o -name test-results -prune -o -type f -print 2>/dev/null)
 
 .PHONY: help prerequisites venv build rust page lint lint-python lint-rust lint-web format test test-quick bench bench-cascade bench-forward \
-	bench-latency bench-memory load demo wheel wheel-manylinux sdist \
+	bench-latency bench-join bench-memory load demo wheel wheel-manylinux sdist \
 	test-packaging image-steps clean
 .DELETE_ON_ERROR:
 
@@ -100,13 +100,17 @@ bench-cascade: build ## what a hop between foci adds, what crosses trunks, a hun
 load: $(VENV_STAMP) ## what the benchmarks load a focus with
 	@cargo build --release --locked --quiet --manifest-path bench/load/Cargo.toml
 
-bench: bench-forward bench-latency bench-memory bench-cascade ## all benchmarks, one after the other
+bench: bench-forward bench-latency bench-join bench-memory bench-cascade ## all benchmarks, one after the other
 
 bench-forward: build load $(LIBSRTP) ## packets forwarded in a second of CPU, beside Janus and a bare loop (root, two quiet cores)
 	@$(BIN)/python -m bench.forward
 
 bench-latency: build load ## how long a packet takes through the focus at half of the load that it carries (root)
 	@$(BIN)/python -m bench.latency
+
+bench-join: build $(SYNAPSE) ## from an invite to a picture, joins per second in large calls, everybody back after a crash (two quiet cores)
+	@scripts/prerequisites.sh test
+	@$(BIN)/python -m bench.join
 
 bench-memory: build load ## resident memory of a thousand legs (root)
 	@$(BIN)/python -m bench.memory

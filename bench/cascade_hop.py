@@ -63,6 +63,12 @@ class StampedSocket(Socket):
                     self.stamp = seconds * 10**9 + nanoseconds
             self.datagram_received(data, address)
 
+    @property
+    def address(self) -> tuple[str, int]:
+        """The local address."""
+        host, port = self._udp.getsockname()
+        return host, port
+
     def send(self, data: bytes, address: tuple[str, int]) -> None:
         """Send a datagram; nothing once it is closed."""
         if self._udp.fileno() >= 0:

@@ -205,7 +205,7 @@ class Participant:
     ) -> None:
         """Call the focus, as far as an open data channel. Raises RefusedError or TimeoutError."""
         await self._end_call(silently=True)
-        connection = Connection(audio=audio, video=video, fingerprint=self.mischief.fingerprint)
+        connection = self.make_connection(audio=audio, video=video)
         call = self._call = _Call(room_id, conf_id, connection)
         connection.on_received = self._changed.set
         connection.sender.stopped_layers = self.stopped_layers
@@ -224,6 +224,10 @@ class Participant:
             connection.take_answer(call.sdp or "")
             await connection.connect(timeout)
         self._reader = asyncio.get_running_loop().create_task(self._read_channel(connection))
+
+    def make_connection(self, *, audio: bool, video: bool) -> Connection:
+        """The WebRTC half of a new call."""
+        return Connection(audio=audio, video=video, fingerprint=self.mischief.fingerprint)
 
     async def publish_state(self, *, in_call: bool = True, active: bool = True) -> None:
         """Send the call member event: this device with this focus, or without either."""

@@ -288,6 +288,12 @@ class Synapse:
         self.kill()
 
     @property
+    def pid(self) -> int:
+        """The process id of the running Synapse."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
     def running(self) -> bool:
         """Whether its process is there."""
         return self._process is not None and self._process.poll() is None
