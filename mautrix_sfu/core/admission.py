@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from .events import Invite
 from .ids import ConferenceKey, ConfId, Device
 from .leg import Leg
-from .membership import Grade, Room, Rooms, Standing
+from .membership import Grade, Room, Standing
 from .policy import Policy
+from .rooms import Rooms
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ SILENT_BACKOFF = (10.0, 60.0, 600.0)  # after an invite that was never answered
 REDIAL = (0.5, 1.0, 2.0, 5.0, 10.0)  # after a trunk that ended: first, word of why it did may be on its way
 UNWANTED_GRACE = 30.0  # a called trunk waits this long for somebody local to join
 LOOK_AGAIN = 10.0  # devices expire without an event
+MAX_PEERS = 10_000  # other foci that are remembered: whoever is in a call can name some
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,6 @@ class Link:
 class _Peer:
     """What this process knows of another focus, over all conferences."""
 
-    answered: bool = False
     silences: int = 0
     not_before: float = 0.0
 
@@ -138,10 +138,6 @@ class Cascade:
         """A conference that wants to be settled."""
         return self._timers.pop_due(now)
 
-    def watched(self) -> int:
-        """Trunks that are up, in all conferences."""
-        return sum(link.up is not None for links in self._links.values() for link in links.values())
-
     def view(self, now: float) -> list[LinkView]:
         """What an operator may see of each conference's other foci."""
         found = []
@@ -206,7 +202,7 @@ class Cascade:
         link.incoming = link.incoming if dialled else None
         link.wanted_since = now
         if silent and dialled:
-            known = self._peers.setdefault(peer, _Peer())
+            known = self._peer(peer)
             known.not_before = now + SILENT_BACKOFF[min(known.silences, len(SILENT_BACKOFF) - 1)]
             known.silences += 1
         else:
@@ -215,7 +211,13 @@ class Cascade:
         self._timers.set_earlier(key, now + 0.01)
 
     def _heard(self, peer: Device) -> None:
-        known = self._peers.setdefault(peer, _Peer())
-        known.answered, known.silences, known.not_before = True, 0, 0.0
-        if len(self._peers) > 10_000:
-            self._peers.pop(next(iter(self._peers)))
+        known = self._peer(peer)
+        known.silences, known.not_before = 0, 0.0
+
+    def _peer(self, peer: Device) -> _Peer:
+        known = self._peers.get(peer)
+        if known is None:
+            known = self._peers[peer] = _Peer()
+            if len(self._peers) > MAX_PEERS:
+                del self._peers[next(iter(self._peers))]
+        return known

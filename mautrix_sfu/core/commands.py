@@ -329,6 +329,13 @@ class RequestSnapshot:
 
 
 @dataclass(frozen=True, slots=True)
+class ForgetRoom:
+    """Keep nothing of this room's state: there are too many of which something was heard since."""
+
+    room_id: RoomId
+
+
+@dataclass(frozen=True, slots=True)
 class ConferenceEnded:
     """Nobody is in this conference any more. Who was, counts those whom other foci brought."""
 
@@ -419,6 +426,7 @@ Command = (
     | StoreLeg
     | ForgetLeg
     | RequestSnapshot
+    | ForgetRoom
     | ConferenceEnded
     | Log
     | Count

@@ -10,9 +10,10 @@ from .grades import REASON_BUSY, REASON_PLAIN, REASON_REFUSED, Grades
 from .ids import ConferenceKey
 from .leg import Leg, PendingOffer, Via
 from .lobby import Lobby
-from .membership import Room, Rooms
+from .membership import Room
 from .outbox import Outbox
 from .rate import Rate
+from .rooms import Rooms
 from .sequence import CallKey
 from .shares import Shares
 from .trunks import Trunks
@@ -60,7 +61,7 @@ class Entrance:
 
     def room_changed(self, room: Room, now: float) -> None:
         """Look again at the invites that waited for this room's state."""
-        for parked in self._lobby.waiting_for(room.room_id, room.confs()):
+        for parked in self._lobby.waiting_for(room.room_id, room.names_call):
             self.admit(parked.invite, parked.deadline, now)
 
     def withdrawn(self, call: CallKey) -> None:

@@ -21,10 +21,11 @@ from .entrance import Entrance
 from .grades import REASON_REFUSED, Grades
 from .ids import ConfId, Device, Kind, LegId, RoomId, TrackKey
 from .leg import Leg, State, Timer, Via, address_to
-from .membership import Room, Rooms
+from .membership import Room
 from .operator import Operator
 from .outbox import Outbox
 from .policy import Policy
+from .rooms import Rooms
 from .sequence import Sequencer
 from .shares import Shares
 from .trunks import Trunks
@@ -40,7 +41,7 @@ class Focus:
     def __init__(self, policy: Policy) -> None:
         self._out = Outbox()
         self._books = Books(policy)
-        self._rooms = Rooms(policy)
+        self._rooms = Rooms(policy, lambda room_id: room_id in self._books.by_room, self._out)
         self._sequencer = Sequencer()
         self._cascade = Cascade(policy.focus)
         self._grades = Grades(self._books, self._rooms, self._cascade, self._out)
@@ -219,7 +220,7 @@ class Focus:
             case ev.SnapshotRefused():
                 room = self._rooms.get(event.room_id)
                 if room is not None:
-                    room.reading = False
+                    room.not_read()
             case ev.HomeserverLost():
                 self._rooms.freeze.lost(now)
                 self._grades.evaluate(self._books.legs.values(), now)
@@ -376,12 +377,10 @@ class Focus:
     # ------------------------------------------------------------ room state
 
     def _room_fact(self, fact: ev.RoomFact, now: float) -> None:
-        room = self._rooms.get(fact.room_id)
-        fresh = room is None
-        if room is None:
-            if isinstance(fact, ev.MembershipChanged):
-                return
-            room = self._rooms.open(fact.room_id)
+        fresh = self._rooms.get(fact.room_id) is None
+        if fresh and isinstance(fact, ev.MembershipChanged):
+            return
+        room = self._rooms.open(fact.room_id)
         gap = room.apply(fact, now)
         if not isinstance(fact, ev.MembershipChanged):
             self._rooms.index(room, _named(fact))

@@ -12,8 +12,9 @@ from .commands import About, BindLeg, CloseLeg, Counter, ForgetLeg, Level, SendH
 from .conference import Conference
 from .ids import ConferenceKey
 from .leg import Leg, State, Timer, address_to
-from .membership import Grade, Rooms, Standing
+from .membership import Grade, Standing
 from .outbox import Outbox
+from .rooms import Rooms
 
 REASON_BUSY = "user_busy"
 REASON_REFUSED = "unknown_error"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from .events import Invite
@@ -73,11 +73,11 @@ class Lobby:
                 return True
         return False
 
-    def waiting_for(self, room_id: RoomId, confs: set[ConfId]) -> Iterator[Parked]:
-        """The invites that a change in this room, which names these calls, may help."""
+    def waiting_for(self, room_id: RoomId, names: Callable[[ConfId], bool]) -> Iterator[Parked]:
+        """The invites that a change in this room, of which `names` says which calls it has, may help."""
         for parked in list(self._parked.values()):
             envelope = parked.invite.envelope
-            if envelope.room_id == room_id or (envelope.room_id is None and envelope.conf_id in confs):
+            if envelope.room_id == room_id or (envelope.room_id is None and names(envelope.conf_id)):
                 yield parked
 
     def next_deadline(self) -> float | None:

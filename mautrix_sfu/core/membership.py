@@ -13,7 +13,6 @@ from .policy import Policy
 
 MAX_CALLS_PER_ROOM = 500  # further `m.call` events of a room are ignored
 MAX_STATE_EVENTS = 100_000  # of a room whose event ids are remembered
-INDEX_REBUILD = 10_000  # call ids indexed before the index is swept
 FREEZE_LIMIT = 2 * 3600.0  # how long expiries stay frozen while the homeserver is away
 FREEZE_GRACE = 60.0  # after it is back, or the limit is reached
 
@@ -173,6 +172,10 @@ class Room:
         return any(call.event_id == event_id for call in self._calls.values()) or any(
             member.event_id == event_id for member in self._call_members.values()
         )
+
+    def not_read(self) -> None:
+        """The snapshot that was asked for does not come."""
+        self.reading, self._touched = False, set()
 
     def replace(self, facts: tuple[RoomFact, ...], now: float) -> bool:
         """Take a snapshot for what was known; True if pushes overtook it, so that another one is due."""
@@ -404,48 +407,6 @@ class Room:
         if (own_here and self._own in permitted) or any(self._joined[server] > 0 for server in permitted):
             return None
         return "not_permitted"
-
-
-class Rooms:
-    """The rooms in which calls were seen, and where each call id stands."""
-
-    def __init__(self, policy: Policy) -> None:
-        self._policy = policy
-        self._rooms: dict[RoomId, Room] = {}
-        self._by_conf: dict[ConfId, set[RoomId]] = {}
-        self._index_limit = INDEX_REBUILD  # calls come and go: what is named no more is swept out now and then
-        self.freeze = Freeze()
-
-    def __len__(self) -> int:
-        return len(self._rooms)
-
-    def get(self, room_id: RoomId) -> Room | None:
-        """The room, if anything of it concerns calls."""
-        return self._rooms.get(room_id)
-
-    def open(self, room_id: RoomId) -> Room:
-        """The room, tracked from now on."""
-        room = self._rooms.get(room_id)
-        if room is None:
-            focus = self._policy.focus
-            room = self._rooms[room_id] = Room(room_id, focus.homeserver, focus.user_id, self.freeze)
-        return room
-
-    def index(self, room: Room, confs: set[ConfId]) -> None:
-        """Remember that these calls were named in this room."""
-        for conf in confs:
-            self._by_conf.setdefault(conf, set()).add(room.room_id)
-        if len(self._by_conf) > self._index_limit:
-            self._by_conf = {}
-            for known in self._rooms.values():
-                for conf in known.confs():
-                    self._by_conf.setdefault(conf, set()).add(known.room_id)
-            self._index_limit = max(INDEX_REBUILD, 2 * len(self._by_conf))
-
-    def of_call(self, conf_id: ConfId) -> list[Room]:
-        """The rooms that name this call."""
-        rooms = (self._rooms[room_id] for room_id in self._by_conf.get(conf_id, ()))
-        return [room for room in rooms if room.names_call(conf_id)]
 
 
 def _call_member(fact: CallMemberChanged, now: float) -> _CallMember:

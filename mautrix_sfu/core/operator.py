@@ -11,8 +11,8 @@ from .events import DrainChanged, EndConference, Kick, OperatorEvent, OverloadCh
 from .grades import REASON_BUSY, Grades
 from .ids import Kind, UserId
 from .leg import Leg
-from .membership import Rooms
 from .outbox import Outbox
+from .rooms import Rooms
 from .tracks import Publications
 
 REASON_ENDED = "user_hangup"  # of a leg that an operator ends

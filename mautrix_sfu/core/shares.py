@@ -27,10 +27,6 @@ class Shares:
         self._full: dict[ConferenceKey, float] = {}  # conferences that are limited, with what they take
         self._focus_full = False
 
-    def loads(self) -> Mapping[LegId, Load]:
-        """What each leg sends and is sent, in kbit/s."""
-        return self._bandwidth.loads
-
     def bitrate(self, leg: LegId) -> tuple[float, float]:
         """What a leg offers, and what it takes of what calls may take, in kbit/s."""
         load = self._bandwidth.loads.get(leg)

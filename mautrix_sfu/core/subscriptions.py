@@ -148,10 +148,6 @@ class Subscriptions:
             for key, grant in self.granted.items()
         )
 
-    def by_slot(self) -> dict[Slot, Grant]:
-        """The grants by their slot."""
-        return {grant.slot: grant for grant in self.granted.values()}
-
     def _slot(self) -> Slot:
         self._next_slot += 1
         return Slot(self._next_slot)

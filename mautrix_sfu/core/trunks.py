@@ -9,8 +9,9 @@ from .events import Answer, Envelope, Invite, InviteMade
 from .grades import REASON_BUSY, REASON_REFUSED, Grades
 from .ids import CallId, ConferenceKey, Device, LegId
 from .leg import CONNECT_TIMEOUT, Leg, State, Timer
-from .membership import Room, Rooms
+from .membership import Room
 from .outbox import Outbox
+from .rooms import Rooms
 from .tracks import RemotePublications
 
 INVITE_LIFETIME = 10.0  # seconds: what a focus does not answer by then it need not answer
@@ -137,6 +138,7 @@ class Trunks:
         if self._count() >= self._books.policy.limits.trunks:
             self._out.count(Counter.BOUNDS_HIT, "trunks")
             self._grades.refuse(invite.envelope, REASON_BUSY, "trunks")
+            self._books.unsettled.add(key)  # else the cascade waits for this trunk for ever
             return False
         return True
 

@@ -27,7 +27,7 @@ Seal = Callable[[str, Content], Awaitable[tuple[str, Content]]]  # room and cont
 
 @dataclass(frozen=True, slots=True)
 class _Post:
-    """A join, or a leave."""
+    """A join."""
 
     path: str
 
@@ -151,10 +151,6 @@ class BotRooms:
     def join(self, room_id: str) -> None:
         """Queue joining a room."""
         self._queue(_Post(str(Path.v3.rooms[room_id].join)))
-
-    def leave(self, room_id: str) -> None:
-        """Queue leaving a room."""
-        self._queue(_Post(str(Path.v3.rooms[room_id].leave)))
 
     async def load(self) -> None:
         """Ask which rooms the bot is in. Raises RefusedError or UnavailableError."""

@@ -135,14 +135,6 @@ class Matrix:
         await self._homeserver.request(Method.GET, str(Path.v3.account.whoami), who=As.USER)
         return loop.time() - asked
 
-    def join_room(self, room_id: str) -> None:
-        """Queue the bot's joining of a room."""
-        self._bot.join(room_id)
-
-    def leave_room(self, room_id: str) -> None:
-        """Queue the bot's leaving of a room."""
-        self._bot.leave(room_id)
-
     @property
     def outgoing(self) -> tuple[int, float]:
         """How many to-device messages wait to be taken by the homeserver, and how long the oldest does in seconds."""

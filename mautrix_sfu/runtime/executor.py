@@ -146,6 +146,8 @@ class Executor:
                     connection.stored = stored
             case cmd.ForgetLeg():
                 self._store.delete_leg(command.stored)
+            case cmd.ForgetRoom():
+                self._store.forget_room(command.room_id)
             case cmd.RequestSnapshot():
                 self._matrix.request_snapshot(command.room_id)
             case cmd.Log():

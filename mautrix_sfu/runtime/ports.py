@@ -126,6 +126,9 @@ class StorePort(Protocol):
     def replace_room(self, room_id: str, facts: Sequence[StoredFact]) -> None:
         """Keep exactly these events of a room."""
 
+    def forget_room(self, room_id: str) -> None:
+        """Keep nothing of a room's state."""
+
     def put_leg(self, leg: StoredLeg) -> asyncio.Future[None]:
         """Keep a leg; done when it is on disk."""
 

@@ -12,8 +12,8 @@ from ..core.ids import CallId, ConfId, Device, DeviceId, RoomId, SessionId, User
 from ..core.policy import DEFAULT_LIMITS, Limits
 from .fields import Json, MalformedError, items, metadata, obj, optional_text, text, whole
 
-MAX_EVENT = 65536  # bytes of canonical JSON that a homeserver takes
-# Bytes; a larger answer goes without its metadata, which follows on the data channel. Encrypted it grows by a third.
+# Bytes, of the 64 KiB that an event may have: a larger answer goes without its metadata, which follows on the data
+# channel. Encrypted it grows by a third.
 MAX_ANSWER_EVENT = 44 * 1024
 MAX_LIFETIME = 120.0  # seconds
 METADATA_KEYS = ("org.matrix.msc3077.sdp_stream_metadata", "sdp_stream_metadata")

@@ -96,7 +96,7 @@ def test_a_trunk_whose_place_a_younger_one_took_is_not_kept_in_mind_as_the_one_t
             cascade.connected(KEY, focus(1), leg)
     cascade.ended(KEY, focus(1), LegId(1), 2.0, silent=False)
     assert cascade.connected(KEY, focus(1), LegId(2)) is None
-    assert cascade.watched() == 1
+    assert [link.up for link in cascade.view(2.0)] == [LegId(2)]
 
 
 def test_whoever_lists_many_foci_keeps_nobody_elses_out() -> None:

@@ -10,8 +10,9 @@ import pytest
 from mautrix_sfu.config import LIMITS, LimitError, limit_named
 from mautrix_sfu.core import commands as cmd
 from mautrix_sfu.core import events as ev
+from mautrix_sfu.core import rooms
 from mautrix_sfu.core.bandwidth import Load, Member, shares
-from mautrix_sfu.core.ids import Device, DeviceId, LegId, UserId
+from mautrix_sfu.core.ids import ConfId, Device, DeviceId, LegId, RoomId, UserId
 from mautrix_sfu.core.policy import Limits, Policy
 
 from .script import ALICE, BOB, CAROL, FOCUS, OTHER_FOCUS, OTHER_ROOM, ROOM, Script, audio, of, one, video
@@ -128,6 +129,35 @@ def test_trunks_beyond_the_limit_are_neither_dialled_nor_taken() -> None:
     assert script.counts["bounds_hit", "trunks"] >= 2
     lift(script, "trunks")
     assert of(script.wait(3), cmd.OpenLeg)
+
+
+def test_a_trunk_that_found_no_place_is_not_waited_for_where_nobody_is_in_the_call() -> None:
+    script = limited(trunks=0)
+    script.list_device(CAROL, active=(OTHER_FOCUS,))
+    dial = script.envelope(OTHER_FOCUS, "trunk", room=ROOM)
+    assert one(script.say(ev.Invite(dial, "offer", 10, {})), cmd.SendReject).reason == "user_busy"
+    assert script.focus.links(script.now) == []
+
+
+def test_of_too_many_rooms_the_one_of_which_nothing_was_heard_for_longest_is_forgotten_unless_it_has_legs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(rooms, "MAX_ROOMS", 3)
+    script = Script()
+    script.join(ALICE, "a")
+    first, second, third = (RoomId(f"!{n}") for n in range(3))
+    for room in (first, second):
+        script.call(room)
+    script.call(first, ConfId("another"))
+    assert one(script.call(third), cmd.ForgetRoom).room_id == second
+    assert script.focus.tracks_room(first)
+    assert not script.focus.tracks_room(second)
+    assert script.focus.view(script.now).tracked_rooms == 3
+    assert script.counts["bounds_hit", "tracked_rooms"] == 1
+    assert len(script.focus.view(script.now).legs) == 1
+    # What is said of it later begins anew, and a call that only it had stands in no room any more.
+    assert one(script.call(second), cmd.RequestSnapshot).room_id == second
+    assert script.focus.view(script.now).tracked_rooms == 3
 
 
 # ---------------------------------------------------------------- what one leg publishes and is sent

@@ -8,6 +8,7 @@ from mautrix_sfu.core import commands as cmd
 from mautrix_sfu.core import events as ev
 from mautrix_sfu.core.focus import REREAD_SECONDS
 from mautrix_sfu.core.ids import CallId, ConferenceKey, ConfId, Device, DeviceId, EventId, SessionId, UserId
+from mautrix_sfu.core.membership import Freeze, Room
 from mautrix_sfu.core.policy import Limits, Policy
 
 from .script import ALICE, BOB, CAROL, CONF, FOCUS, OTHER_FOCUS, OTHER_ROOM, ROOM, Script, of, one
@@ -308,6 +309,17 @@ def test_a_redaction_of_ones_own_member_event_ends_the_leg_and_one_of_anothers_d
     event_id = script._last["call_member", ROOM, ALICE.user_id]
     assert not of(script.say(ev.Redacted(ROOM, BOB.user_id, event_id)), cmd.CloseLeg)
     assert of(script.say(ev.Redacted(ROOM, ALICE.user_id, event_id)), cmd.CloseLeg)
+
+
+def test_a_snapshot_that_never_came_leaves_nothing_behind_for_the_next_one() -> None:
+    room = Room(ROOM, "hs", FOCUS.user_id, Freeze())
+    room.reading = True
+    room.apply(ev.CallChanged(ROOM, CONF, False, EventId("$1"), None), 0.0)
+    room.not_read()
+    room.reading = True
+    later = ev.CallChanged(ROOM, CONF, True, EventId("$2"), EventId("$1"))
+    assert not room.replace((later,), 0.0), "nothing overtook it"
+    assert room.holds(later)
 
 
 def test_limits_refuse_with_busy_and_are_counted() -> None:

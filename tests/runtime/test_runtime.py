@@ -11,7 +11,7 @@ import pytest
 
 from mautrix_sfu.core.commands import Command, ConferenceEnded, Count
 from mautrix_sfu.core.events import ChannelOpened, Event, Invite, OverloadChanged, StoredLeg
-from mautrix_sfu.core.fair_queue import MAX_QUEUED_PER_SENDER, FairQueue
+from mautrix_sfu.core.fair_queue import MAX_QUEUED, MAX_QUEUED_PER_SENDER, FairQueue
 from mautrix_sfu.core.focus import Focus
 from mautrix_sfu.core.ids import Device, DeviceId, LegId, Mid, RoomId, UserId
 from mautrix_sfu.core.policy import Policy
@@ -119,6 +119,9 @@ class Edges:
 
     def replace_room(self, room_id: str, facts: Sequence[StoredFact]) -> None:
         self.done.append(("replace_room", room_id, list(facts)))
+
+    def forget_room(self, room_id: str) -> None:
+        self.done.append(("forget_room", room_id))
 
     def put_leg(self, leg: StoredLeg) -> asyncio.Future[None]:
         self.done.append(("put_leg", leg))
@@ -460,6 +463,19 @@ def test_a_full_queue_drops_its_oldest() -> None:
     assert taken.count(False) == 1
     assert queue.full(a)
     assert queue.pop() == 1
+
+
+def test_a_queue_of_many_senders_is_bounded_in_all_and_each_keeps_its_turn() -> None:
+    queue: FairQueue[int] = FairQueue()
+    senders = [UserId(f"@u{n}:hs") for n in range(MAX_QUEUED + 10)]
+    taken = [queue.push(sender, n) for n, sender in enumerate(senders)]
+    assert taken == [True] * MAX_QUEUED + [False] * 10
+    assert not queue.push(senders[0], -1), "it pushes out its own"
+    assert len(queue) == MAX_QUEUED
+    assert queue.pop() == -1
+    assert queue.push(senders[-1], 7)
+    assert [queue.pop() for _ in range(len(queue))] == [*range(1, MAX_QUEUED), 7]
+    assert not queue
 
 
 def _now_ms() -> int:
