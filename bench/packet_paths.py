@@ -310,9 +310,9 @@ def rust_path(subscribers: int, rounds: int) -> list[float]:
         remote = master if leg == 1 else NOBODY
         core.set_keys(leg, "SRTP_AEAD_AES_128_GCM", local[:KEY], local[KEY:], remote[:KEY], remote[KEY:])
         receive: tuple[list[str], list[tuple[int, int | None]]] | None = ([], [(SSRC, None)]) if leg == 1 else None
-        send: tuple[int, int | None, int, int | None, str, list[tuple[str, int, int | None]]] | None = None
+        send: tuple[int, int | None, int, int | None, str, list[tuple[str, int, int | None]], int | None] | None = None
         if leg > 1:
-            send = 0x22222222 + leg, None, PT, None, "focus", []
+            send = 0x22222222 + leg, None, PT, None, "focus", [], None
         core.set_plan(leg, [(PT, "VP8", 90000, None)], list(EXTENSIONS), [("v", "video", receive, send)])
         if leg > 1:
             core.forward(leg, "v", 1, "v", None, None)

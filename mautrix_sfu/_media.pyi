@@ -61,16 +61,16 @@ class MediaCore:
     def set_plan(
         self,
         leg: int,
-        payloads: list[tuple[int, str, int, int | None]],  # (pt, codec, clock rate, apt)
+        payloads: list[tuple[int, str, int, int | None]],  # (pt, codec, clock rate, apt of rtx and red)
         extensions: list[tuple[str, int]],  # (URI, id)
         lines: list[
             tuple[
                 str,  # mid
                 str,  # "audio" | "video"
                 tuple[list[str], list[tuple[int, int | None]]] | None,  # receive: rids highest first, (ssrc, rtx ssrc)
-                # send: ssrc, rtx ssrc, pt, rtx pt, cname; layers highest first: rid, ssrc, rtx ssrc. With layers their
-                # ssrcs count and the first two are not looked at.
-                tuple[int, int | None, int, int | None, str, list[tuple[str, int, int | None]]] | None,
+                # send: ssrc, rtx ssrc, pt, rtx pt, cname; layers highest first: rid, ssrc, rtx ssrc; red pt. With
+                # layers their ssrcs count and the first two are not looked at.
+                tuple[int, int | None, int, int | None, str, list[tuple[str, int, int | None]], int | None] | None,
             ]
         ],
     ) -> None: ...  # the whole plan each time; what is missing from it ends

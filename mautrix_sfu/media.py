@@ -240,7 +240,7 @@ def _dispatch(event: _Event, sink: MediaSink) -> None:
 
 _Receive = tuple[list[str], list[tuple[int, int | None]]]
 _Layer = tuple[str, int, int | None]
-_Send = tuple[int, int | None, int, int | None, str, list[_Layer]]
+_Send = tuple[int, int | None, int, int | None, str, list[_Layer], int | None]
 
 
 def _line(line: Line) -> tuple[str, str, _Receive | None, _Send | None]:
@@ -250,7 +250,8 @@ def _line(line: Line) -> tuple[str, str, _Receive | None, _Send | None]:
     send: _Send | None = None
     if line.send is not None:
         layers = [(layer.rid, layer.ssrc, layer.rtx_ssrc) for layer in line.send.layers]
-        send = line.send.ssrc, line.send.rtx_ssrc, line.send.pt, line.send.rtx_pt, line.send.cname, layers
+        sent = line.send
+        send = sent.ssrc, sent.rtx_ssrc, sent.pt, sent.rtx_pt, sent.cname, layers, sent.red_pt
     return line.mid, line.kind.value, receive, send
 
 

@@ -227,7 +227,7 @@ class Negotiation:
         return profile
 
     def _with_sending(self, line: Line, track: SendTrack, profile: Profile) -> Line:
-        rtx = len(line.codecs) > 1
+        rtx = line.rtx is not None
         layers = tuple(SendLayer(rid, self._ssrc(), self._ssrc() if rtx else None) for rid in track.layers)
         if not layers:
             ssrc, rtx_ssrc = self._ssrc(), self._ssrc() if rtx else None

@@ -12,9 +12,9 @@ class Payload:
     """One payload type of a leg; payload types mean the same on every m-line of a BUNDLE."""
 
     pt: int
-    codec: str  # "opus", "VP8", or "rtx"
+    codec: str  # "opus", "VP8", "rtx" or "red"
     clock_rate: int
-    apt: int | None = None  # for rtx: the payload type that it repeats (RFC 4588)
+    apt: int | None = None  # for rtx and red: the payload type that it repeats (RFC 4588, RFC 2198)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +44,7 @@ class Send:
     rtx_pt: int | None
     cname: str
     layers: tuple[SendLayer, ...] = ()  # highest first; empty: one stream, by `ssrc`
+    red_pt: int | None = None  # of audio with copies of earlier packets, if the peer takes that
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,8 +64,12 @@ class Codec:
 
     @property
     def apt(self) -> int | None:
-        """The payload type that an rtx codec repeats (RFC 4588, section 8.6)."""
-        value = self.parameters.get("apt", "")
+        """The payload type that an rtx codec repeats (RFC 4588, section 8.6), and a red one (RFC 2198, section 5)."""
+        if self.name.lower() == "red":
+            types = set(self.fmtp[0].split("/")) if len(self.fmtp) == 1 else set()
+            value = types.pop() if len(types) == 1 else ""  # one codec with copies of itself
+        else:
+            value = self.parameters.get("apt", "")
         return int(value) if re.fullmatch(r"[0-9]{1,3}", value) else None
 
 

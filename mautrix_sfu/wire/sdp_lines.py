@@ -56,7 +56,7 @@ class Line:
     ours: bool = False  # opened by the focus
     one_way: bool = False  # and the peer may not begin to send on it
     live: bool = True  # False: port 0
-    codecs: tuple[Codec, ...] = ()  # the main one, then its rtx
+    codecs: tuple[Codec, ...] = ()  # the main one, then its rtx or red
     extensions: tuple[tuple[int, str], ...] = ()
     rids: tuple[str, ...] = ()  # in the peer's order; they stay while it does not send
     track: ReceivedTrack | None = None  # what the peer sends now
@@ -68,18 +68,31 @@ class Line:
         """Can a new track be sent on it."""
         return self.ours and self.live and self.sending is None
 
+    @property
+    def rtx(self) -> Codec | None:
+        """What repairs of its video go as (RFC 4588)."""
+        return self._beside("rtx")
+
+    @property
+    def red(self) -> Codec | None:
+        """What its audio goes as with copies of earlier packets (RFC 2198)."""
+        return self._beside("red")
+
+    def _beside(self, name: str) -> Codec | None:
+        return next((codec for codec in self.codecs[1:] if codec.name == name), None)
+
     def plan(self) -> plan.Line | None:
         """What the media core does on it; None: nothing."""
         send = None
         if self.sending is not None and self.sending.accepted:
-            rtx_pt = self.codecs[1].pt if self.sending.rtx_ssrc is not None else None
             send = plan.Send(
                 self.sending.ssrc,
                 self.sending.rtx_ssrc,
                 self.codecs[0].pt,
-                rtx_pt,
+                self.rtx.pt if self.rtx is not None and self.sending.rtx_ssrc is not None else None,
                 self.sending.cname,
                 self.sending.layers,
+                self.red.pt if self.red is not None else None,
             )
         if self.receive is None and send is None:
             return None
@@ -98,8 +111,8 @@ def proposed(line: Line, remote: MediaLine) -> Line:
     codecs = codecs if usable else line.codecs
     sending = line.sending
     if sending is not None:
-        sending = sending.agreed(remote, usable=usable, rtx=len(codecs) > 1)
-    line = replace(line, codecs=codecs, formats=tuple(str(codec.pt) for codec in codecs), sending=sending)
+        sending = sending.agreed(remote, usable=usable, rtx=any(codec.name == "rtx" for codec in codecs))
+    line = replace(line, codecs=codecs, formats=_formats(codecs, remote), sending=sending)
     if line.one_way:
         return line
     line = replace(line, rids=_layers(line, remote))
@@ -153,6 +166,12 @@ def describe(line: Line, transport: Transport, *, offers: bool) -> MediaLine:
     )
 
 
+def _formats(codecs: tuple[Codec, ...], remote: MediaLine) -> tuple[str, ...]:
+    """The payload types in the order that the peer prefers: with red before opus a browser sends redundancy."""
+    ours = [str(codec.pt) for codec in codecs]
+    return tuple(sorted(ours, key=lambda item: remote.formats.index(item) if item in remote.formats else len(ours)))
+
+
 def _has(remote: MediaLine, codec: Codec) -> bool:
     return any(
         other.pt == codec.pt and other.name.lower() == codec.name.lower() and other.apt == codec.apt
@@ -180,4 +199,4 @@ def _ssrcs(line: Line, remote: MediaLine) -> tuple[tuple[int, int | None], ...]:
     repeats = dict(remote.fid)
     others = set(repeats.values())
     main = [ssrc for ssrc in remote.ssrcs if ssrc not in others][:MAX_SSRCS]
-    return tuple((ssrc, repeats.get(ssrc) if len(line.codecs) > 1 else None) for ssrc in main)
+    return tuple((ssrc, repeats.get(ssrc) if line.rtx is not None else None) for ssrc in main)

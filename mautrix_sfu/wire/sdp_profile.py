@@ -6,6 +6,7 @@ a session: Chromium's tab crashes when `sdes:mid` moves.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -33,6 +34,15 @@ _SENT = {  # on m-lines that the focus opens; without rids where it sends one la
 }
 _FEEDBACK = {Kind.AUDIO: ("transport-cc",), Kind.VIDEO: ("ccm fir", "nack", "nack pli", "transport-cc")}
 _REMB = "goog-remb"
+_OPUS = {  # the parameters of RFC 7587, section 6.1, that say how the other side is to encode, and their ranges
+    "minptime": (3, 120),
+    "useinbandfec": (0, 1),
+    "usedtx": (0, 1),
+    "stereo": (0, 1),
+    "cbr": (0, 1),
+    "maxaveragebitrate": (6_000, 510_000),
+    "maxplaybackrate": (8_000, 48_000),
+}
 
 # Where free numbers are looked for: dynamic payload types (RFC 3551, section 6) and one-byte extension ids.
 _FREE_PAYLOAD_TYPES = (*range(96, 128), *range(35, 64))
@@ -43,7 +53,7 @@ _FREE_IDS = tuple(range(1, 15))
 class Profile:
     """The numbers of one session. Changing it gives a new one."""
 
-    codecs: Mapping[Kind, tuple[Codec, ...]] = field(default_factory=dict)  # opus; VP8 and, once seen, its rtx
+    codecs: Mapping[Kind, tuple[Codec, ...]] = field(default_factory=dict)  # opus and red; VP8 and rtx, once seen
     extensions: Mapping[str, int] = field(default_factory=dict)  # URI → id, of those that the focus takes
     used_payload_types: frozenset[int] = frozenset()  # by either side, for whatever
     used_ids: frozenset[int] = frozenset()
@@ -114,11 +124,11 @@ class Profile:
             if not _is_main(codec, kind) or codec.pt in elsewhere or (agreed and codec.pt != agreed[0].pt):
                 continue
             main = _answer(codec, kind)
-            for rtx in line.codecs if kind is Kind.VIDEO else ():
-                if rtx.name.lower() != "rtx" or rtx.apt != codec.pt or rtx.pt in elsewhere:
+            for beside in line.codecs:
+                if not _is_beside(beside, kind) or beside.apt != codec.pt or beside.pt in elsewhere:
                     continue
-                if len(agreed) < 2 or rtx.pt == agreed[1].pt:
-                    return main, _rtx(rtx.pt, codec.pt)
+                if len(agreed) < 2 or beside.pt == agreed[1].pt:
+                    return main, _beside(kind, beside.pt, codec.pt)
             return (main,)
         return ()
 
@@ -128,21 +138,33 @@ def _is_main(codec: Codec, kind: Kind) -> bool:
     return described == (("opus", 48000, 2) if kind is Kind.AUDIO else ("vp8", 90000, 1))
 
 
+def _is_beside(codec: Codec, kind: Kind) -> bool:
+    described = (codec.name.lower(), codec.clock_rate, codec.channels)
+    return described == (("red", 48000, 2) if kind is Kind.AUDIO else ("rtx", 90000, 1))
+
+
 def _answer(codec: Codec, kind: Kind) -> Codec:
     feedback = tuple(item for item in _FEEDBACK[kind] if item in codec.feedback)
     if kind is Kind.VIDEO and "transport-cc" not in feedback and _REMB in codec.feedback:
         feedback = (*feedback, _REMB)
     if kind is Kind.VIDEO:
         return Codec(codec.pt, "VP8", 90000, 1, (), feedback)
-    return _opus(codec.pt, codec.parameters.get("usedtx") == "1", feedback)
+    return _opus(codec.pt, codec.parameters, feedback)
 
 
-def _opus(pt: int, usedtx: bool, feedback: tuple[str, ...]) -> Codec:
-    fmtp = ("minptime=10", "useinbandfec=1", *(("usedtx=1",) if usedtx else ()))
-    return Codec(pt, "opus", 48000, 2, fmtp, feedback)
+def _opus(pt: int, offered: Mapping[str, str], feedback: tuple[str, ...]) -> Codec:
+    """Opus as the peer is to send it: as it says that it likes it itself, with in-band FEC unless it says no."""
+    fmtp = {"minptime": "10", "useinbandfec": "1"}
+    for name, (least, most) in _OPUS.items():
+        value = offered.get(name, "")
+        if re.fullmatch("[0-9]{1,6}", value) and least <= int(value) <= most:
+            fmtp[name] = value
+    return Codec(pt, "opus", 48000, 2, tuple(f"{name}={value}" for name, value in fmtp.items()), feedback)
 
 
-def _rtx(pt: int, apt: int) -> Codec:
+def _beside(kind: Kind, pt: int, apt: int) -> Codec:
+    if kind is Kind.AUDIO:
+        return Codec(pt, "red", 48000, 2, (f"{apt}/{apt}",))
     return Codec(pt, "rtx", 90000, 1, (f"apt={apt}",))
 
 
@@ -150,6 +172,7 @@ def _own_codecs(kind: Kind, free: list[int]) -> tuple[Codec, ...]:
     if not free:
         return ()
     if kind is Kind.AUDIO:
-        return (_opus(free[0], False, _FEEDBACK[kind]),)
-    main = Codec(free[0], "VP8", 90000, 1, (), _FEEDBACK[kind])
-    return (main, _rtx(free[1], main.pt)) if len(free) > 1 else (main,)
+        main = _opus(free[0], {}, _FEEDBACK[kind])
+    else:
+        main = Codec(free[0], "VP8", 90000, 1, (), _FEEDBACK[kind])
+    return (main, _beside(kind, free[1], main.pt)) if len(free) > 1 else (main,)

@@ -16,7 +16,7 @@ use crate::srtp::{Master, Profile};
 type PayloadItem = (i64, String, i64, Option<i64>);
 type ReceiveItem = (Vec<String>, Vec<(i64, Option<i64>)>);
 type LayerItem = (String, i64, Option<i64>);
-type SendItem = (i64, Option<i64>, i64, Option<i64>, String, Vec<LayerItem>);
+type SendItem = (i64, Option<i64>, i64, Option<i64>, String, Vec<LayerItem>, Option<i64>);
 type LineItem = (String, String, Option<ReceiveItem>, Option<SendItem>);
 
 const MASTER_KEY: usize = 16;
@@ -110,7 +110,8 @@ fn line_of((mid, kind, receive, send): LineItem) -> PyResult<Line> {
 }
 
 /// The streams of a line: one, or each simulcast layer's.
-fn transmits_of((ssrc, rtx_ssrc, pt, rtx_pt, cname, layers): SendItem) -> PyResult<Vec<Transmit>> {
+fn transmits_of((ssrc, rtx_ssrc, pt, rtx_pt, cname, layers, red_pt): SendItem) -> PyResult<Vec<Transmit>> {
+    let red = red_pt.map(payload_type).transpose()?;
     let transmit = |rid: Option<String>, ssrc: i64, rtx_ssrc: Option<i64>| {
         let rtx = match (rtx_ssrc, rtx_pt) {
             (Some(ssrc), Some(pt)) => Some((number("rtx ssrc", ssrc)?, payload_type(pt)?)),
@@ -120,7 +121,7 @@ fn transmits_of((ssrc, rtx_ssrc, pt, rtx_pt, cname, layers): SendItem) -> PyResu
         if rid.as_ref().is_some_and(|rid| !(1..=MAX_RID).contains(&rid.len())) {
             return Err(PyValueError::new_err(format!("a rid has 1 to {MAX_RID} bytes")));
         }
-        Ok(Transmit { ssrc: number("ssrc", ssrc)?, rtx, pt: payload_type(pt)?, cname: cname.clone(), rid })
+        Ok(Transmit { ssrc: number("ssrc", ssrc)?, rtx, pt: payload_type(pt)?, red, cname: cname.clone(), rid })
     };
     if layers.is_empty() {
         return Ok(vec![transmit(None, ssrc, rtx_ssrc)?]);

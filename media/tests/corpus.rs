@@ -53,6 +53,11 @@ fn rtcp_survives_its_corpus() {
 }
 
 #[test]
+fn red_survives_its_corpus() {
+    replay("red", targets::red);
+}
+
+#[test]
 fn vp8_survives_its_corpus() {
     replay("vp8", targets::vp8);
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from dataclasses import replace
 
 import pytest
@@ -84,7 +85,7 @@ def peer_offer(negotiated: Negotiation, offer: str, **changes: dict[str, object]
 # ---------------------------------------------------------------- the first answer
 
 
-def test_the_answer_receives_simulcast_with_opus_and_vp8_only() -> None:
+def test_the_answer_receives_simulcast_with_opus_red_and_vp8_only() -> None:
     answer, receives = Negotiation(LOCAL, random.Random(1)).accept_offer(SIMULCAST)
     description = parse(answer)
     assert description.ice_lite
@@ -101,7 +102,7 @@ def test_the_answer_receives_simulcast_with_opus_and_vp8_only() -> None:
     )
     assert audio.end_of_candidates
     assert (audio.direction, video.direction) == (Direction.RECVONLY, Direction.RECVONLY)
-    assert [(codec.pt, codec.name) for codec in audio.codecs] == [(111, "opus")]
+    assert [(codec.pt, codec.name) for codec in audio.codecs] == [(111, "opus"), (63, "red")]
     assert set(audio.codecs[0].fmtp) == {"minptime=10", "useinbandfec=1", "usedtx=1"}
     assert [(codec.pt, codec.name, codec.apt) for codec in video.codecs] == [(96, "VP8", None), (97, "rtx", 96)]
     assert set(video.codecs[0].feedback) == {"nack", "nack pli", "ccm fir", "transport-cc"}
@@ -120,6 +121,7 @@ def test_the_plan_tells_the_media_core_what_was_agreed() -> None:
     found = negotiation()
     assert found.plan.payloads == (
         Payload(111, "opus", 48000),
+        Payload(63, "red", 48000, 111),
         Payload(96, "VP8", 90000),
         Payload(97, "rtx", 90000, 96),
     )
@@ -128,6 +130,46 @@ def test_the_plan_tells_the_media_core_what_was_agreed() -> None:
         Line(Mid("0"), Kind.AUDIO, Receive((), ((198870963, None),))),
         Line(Mid("1"), Kind.VIDEO, Receive(("f", "h", "q"), ())),
     )
+
+
+def test_redundant_audio_is_agreed_in_the_peers_order_and_sent_where_the_peer_takes_it() -> None:
+    answer, _ = Negotiation(LOCAL, random.Random(1)).accept_offer(SIMULCAST)
+    assert parse(answer).lines[0].formats == ("111", "63")
+    answer, _ = Negotiation(LOCAL, random.Random(1)).accept_offer(SIMULCAST.replace("SAVPF 111 63", "SAVPF 63 111"))
+    audio = parse(answer).lines[0]
+    assert audio.formats == ("63", "111"), "who prefers it is told to send it"
+    assert next(codec for codec in audio.codecs if codec.name == "red").fmtp == ("111/111",)
+    found = negotiation()
+    offer = found.make_offer([track(1, Kind.AUDIO), track(2, Kind.AUDIO)])
+    assert parse(offer).lines[3].formats == ("111", "63")
+    answered = parse(peer_answer(offer))
+    without = replace(answered.lines[4], formats=("111",), codecs=answered.lines[4].codecs[:1])
+    found.accept_answer(write(replace(answered, lines=(*answered.lines[:4], without))))
+    sent = [line.send for line in found.plan.lines if line.send is not None]
+    assert [(send.pt, send.red_pt, send.rtx_ssrc) for send in sent] == [(111, 63, None), (111, None, None)]
+
+
+@pytest.mark.parametrize("red", ["red/8000/2", "red/48000", "rad/48000/2"])
+def test_redundancy_of_another_codec_is_not_agreed(red: str) -> None:
+    for offer in (SIMULCAST.replace("red/48000/2", red), SIMULCAST.replace("a=fmtp:63 111/111", "a=fmtp:63 111/0")):
+        found = negotiation(offer)
+        assert [payload.codec for payload in found.plan.payloads] == ["opus", "VP8", "rtx"]
+
+
+@pytest.mark.parametrize(
+    ("offered", "answered"),
+    [
+        ("minptime=10;useinbandfec=1", {"minptime": "10", "useinbandfec": "1"}),
+        ("stereo=1;sprop-stereo=1;maxaveragebitrate=128000", {"stereo": "1", "maxaveragebitrate": "128000"}),
+        ("usedtx=1;cbr=1;maxplaybackrate=16000", {"usedtx": "1", "cbr": "1", "maxplaybackrate": "16000"}),
+        ("useinbandfec=0", {"useinbandfec": "0"}),
+        ("stereo=2;maxaveragebitrate=9999999;usedtx;cbr=x;maxplaybackrate=-8000", {}),
+    ],
+)
+def test_a_peer_is_asked_to_encode_opus_as_it_likes_it_itself(offered: str, answered: dict[str, str]) -> None:
+    offer = re.sub("a=fmtp:111 .*", f"a=fmtp:111 {offered}\r", SIMULCAST)
+    answer, _ = Negotiation(LOCAL, random.Random(1)).accept_offer(offer)
+    assert parse(answer).lines[0].codecs[0].parameters == {"minptime": "10", "useinbandfec": "1"} | answered
 
 
 def test_the_peers_transport_is_read_from_its_offer() -> None:
@@ -206,7 +248,7 @@ def test_an_offer_without_media_holds_a_slot() -> None:
     assert found.plan.lines == ()
     offer = parse(found.make_offer([track(1, Kind.AUDIO), track(2, Kind.VIDEO)]))
     numbers = [codec.pt for line in offer.lines for codec in line.codecs]
-    assert len(set(numbers)) == len(numbers) == 3
+    assert len(set(numbers)) == len(numbers) == 4
     assert dict(offer.lines[1].extensions).keys() & dict(offer.lines[2].extensions).keys()
 
 
@@ -523,7 +565,7 @@ def check(sdp: str) -> None:
     ssrcs = [ssrc for line in lines for ssrc in line.ssrcs]
     assert len(set(ssrcs)) == len(ssrcs)
     numbers = {(codec.pt, codec.name) for line in lines for codec in line.codecs}
-    assert numbers <= {(111, "opus"), (96, "VP8"), (97, "rtx")}
+    assert numbers <= {(111, "opus"), (63, "red"), (96, "VP8"), (97, "rtx")}
     ids = {pair for line in lines for pair in line.extensions}
     assert len({number for number, _ in ids}) == len(ids)
 

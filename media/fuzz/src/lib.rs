@@ -3,6 +3,7 @@
 use mautrix_sfu_media::engine::outbox::Path;
 use mautrix_sfu_media::engine::plan::{Kind, Line, Payload, Plan, Receive, Transmit};
 use mautrix_sfu_media::engine::{Command, Engine};
+use mautrix_sfu_media::proto::red::Redundancy;
 use mautrix_sfu_media::proto::rtcp::{Packet, parse};
 use mautrix_sfu_media::proto::rtp::Header;
 use mautrix_sfu_media::proto::stun::{Answer, Password, Request, with_fingerprint, write_request};
@@ -57,6 +58,17 @@ pub fn vp8(bytes: &[u8]) {
     }
 }
 
+/// Redundant audio: read, cut down, and renamed in place.
+pub fn red(bytes: &[u8]) {
+    if let Some(redundancy) = Redundancy::parse(bytes, 111) {
+        assert!(!redundancy.primary(bytes).is_empty());
+        let mut copy = bytes.to_vec();
+        redundancy.rename(&mut copy, 45);
+        assert_eq!(Redundancy::parse(&copy, 45), Some(redundancy));
+        assert_eq!(redundancy.primary(&copy), redundancy.primary(bytes));
+    }
+}
+
 const PROFILE: Profile = Profile::AeadAes128Gcm;
 
 fn master() -> Master {
@@ -66,7 +78,7 @@ fn master() -> Master {
 fn plan() -> Plan {
     let payload = |pt, codec: &str, clock_rate, apt| Payload { pt, codec: codec.into(), clock_rate, apt };
     let rids = vec!["q".to_owned(), "h".to_owned()];
-    let send = Transmit { ssrc: 1, rtx: Some((2, 97)), pt: 96, cname: "focus".into(), rid: None };
+    let send = Transmit { ssrc: 1, rtx: Some((2, 97)), pt: 96, red: None, cname: "focus".into(), rid: None };
     let uris = [
         "urn:ietf:params:rtp-hdrext:sdes:mid",
         "urn:ietf:params:rtp-hdrext:sdes:rtp-stream-id",
@@ -79,6 +91,7 @@ fn plan() -> Plan {
             payload(96, "VP8", 90_000, None),
             payload(97, "rtx", 90_000, Some(96)),
             payload(111, "opus", 48_000, None),
+            payload(63, "red", 48_000, Some(111)),
         ],
         extensions: uris.iter().zip(1..).map(|(uri, id)| ((*uri).to_owned(), id)).collect(),
         lines: vec![

@@ -438,6 +438,8 @@ fn payload_table(payloads: &[Payload]) -> [Option<PayloadType>; 128] {
     for payload in payloads {
         let meaning = if payload.codec.eq_ignore_ascii_case("rtx") {
             payload.apt.map(PayloadType::Repair)
+        } else if payload.codec.eq_ignore_ascii_case("red") {
+            payload.apt.map(PayloadType::Redundant)
         } else {
             let codec = Codec::by_name(&payload.codec).filter(|codec| codec.clock_rate() == payload.clock_rate);
             codec.map(PayloadType::Media)

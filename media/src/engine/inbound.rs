@@ -5,6 +5,7 @@ use super::incoming::LayerKey;
 use super::leg::{MAX_EARLY, PayloadType};
 use super::plan::Kind;
 use crate::proto::extensions::{Extension, ExtensionIds, Passed};
+use crate::proto::red::Redundancy;
 use crate::proto::rtp::Header;
 use crate::proto::u16_at;
 use crate::proto::vp8::Descriptor;
@@ -53,7 +54,10 @@ impl Engine {
             return;
         };
         let leg = &mut self.legs[key];
-        let voice = matches!(leg.payloads[usize::from(header.pt)], Some(PayloadType::Media(Codec::Opus)));
+        let voice = matches!(
+            leg.payloads[usize::from(header.pt)],
+            Some(PayloadType::Media(Codec::Opus) | PayloadType::Redundant(_))
+        );
         let Some(keys) = &leg.keys else {
             self.keep_early(key, datagram);
             return;
@@ -122,6 +126,16 @@ impl Engine {
         } else {
             None
         };
+        let redundancy = match meaning {
+            PayloadType::Redundant(pt) if !payload.is_empty() => {
+                let Some(redundancy) = Redundancy::parse(payload, pt) else {
+                    self.counters.dropped_malformed += 1;
+                    return;
+                };
+                Some(redundancy)
+            }
+            _ => None,
+        };
         let packet = Packet {
             index,
             timestamp: header.timestamp,
@@ -132,6 +146,7 @@ impl Engine {
             descriptor,
             payload: self.keep_payload(payload),
             passed: scanned.passed,
+            redundancy,
         };
         self.on_packet(now, key, place, packet);
     }
@@ -192,7 +207,7 @@ impl Engine {
         let leg = &mut self.legs[key];
         let codec = match meaning {
             PayloadType::Media(codec) => codec,
-            PayloadType::Repair(apt) => leg.codec(apt)?,
+            PayloadType::Repair(apt) | PayloadType::Redundant(apt) => leg.codec(apt)?,
         };
         let stream = leg.streams.get_mut(&header.ssrc)?;
         stream.position.accept(index);

@@ -29,6 +29,8 @@ pub enum PayloadType {
     Media(Codec),
     /// A repair of this payload type (RFC 4588).
     Repair(u8),
+    /// This payload type, with copies of earlier packets (RFC 2198).
+    Redundant(u8),
 }
 
 /// Both directions of SRTP.

@@ -11,7 +11,7 @@ use super::incoming::{LayerKey, Track};
 use super::leg::Leg;
 use super::outbox::{MAX_MESSAGE, MAX_SEGMENTS, Outbox, Path};
 use super::outgoing::{Due, Outgoing};
-use super::plan::Kind;
+use super::plan::{Kind, Transmit};
 use crate::route::cache::MAX_AGE;
 use crate::route::history::CAPACITY;
 use crate::route::packet::{Codec, Packet};
@@ -137,7 +137,7 @@ impl Engine {
             template.write(&mut out.bytes, &fields, now, &mut leg.transport_seq);
             let header = out.bytes.len() - start;
             out.bytes.extend_from_slice(&seq.to_be_bytes());
-            write_payload(&mut out.bytes, &packet, rewritten, 0);
+            write_payload(&mut out.bytes, &packet, &outgoing.transmit, rewritten, 0);
             keys.protector.protect_rtp(&mut out.bytes, start, header, ssrc, repair);
             if leg.transport_seq != transport {
                 leg.bandwidth.on_sent(now, transport, out.bytes.len() - start);
@@ -146,7 +146,7 @@ impl Engine {
             // The very packet again: another one under the same index would give the key stream away.
             let Some(sent) = outgoing.cache.get(seq, now) else { return };
             out.bytes.extend_from_slice(&sent.header);
-            write_payload(&mut out.bytes, &sent.packet, rewritten, sent.padding);
+            write_payload(&mut out.bytes, &sent.packet, &outgoing.transmit, rewritten, sent.padding);
             let ssrc = outgoing.transmit.ssrc;
             keys.protector.protect_rtp(&mut out.bytes, start, sent.header.len(), ssrc, rewritten.index);
         }
@@ -276,8 +276,9 @@ fn write_due(
     sizes.clear();
     sizes.extend(due.iter().map(|due| {
         let packet = &batch[due.packet];
-        let header = leg.outgoing[due.outgoing].as_ref().map_or(0, |outgoing| outgoing.template.length(&packet.passed));
-        header + packet.payload.len().max(1)
+        let Some(outgoing) = &leg.outgoing[due.outgoing] else { return 0 };
+        let (header, payload) = (outgoing.template.length(&packet.passed), payload(packet, &outgoing.transmit));
+        header + payload.len().max(1)
     }));
     let mut at = 0;
     while at < due.len() {
@@ -365,13 +366,15 @@ fn write(
     let out = &mut outbox.bytes;
     let pads = padding > 0 || packet.is_padding();
     let transport = leg.transport_seq;
-    outgoing.template.write(out, &Fields::of(packet, rewritten, pads), now, &mut leg.transport_seq);
-    let header = out.len() - start;
     let transmit = &outgoing.transmit;
+    let pt = transmit.red.filter(|_| packet.redundancy.is_some());
+    let fields = Fields { pt, ..Fields::of(packet, rewritten, pads) };
+    outgoing.template.write(out, &fields, now, &mut leg.transport_seq);
+    let header = out.len() - start;
     if transmit.rtx.is_none() && packet.codec == Codec::Vp8 && !packet.is_padding() {
         outgoing.cache.insert(rewritten, Arc::clone(packet), Box::from(&out[start..]), padding, now);
     }
-    write_payload(out, packet, rewritten, padding);
+    write_payload(out, packet, transmit, rewritten, padding);
     outgoing.packets = outgoing.packets.wrapping_add(1);
     outgoing.octets = outgoing.octets.wrapping_add((out.len() - start - header - padding) as u32);
     keys.protector.protect_rtp(out, start, header, transmit.ssrc, rewritten.index);
@@ -392,10 +395,21 @@ fn write(
     of_kind.bytes_out += length;
 }
 
+/// The payload for a subscriber: without copies of earlier ones where that was not negotiated.
+fn payload<'a>(packet: &'a Packet, transmit: &Transmit) -> &'a [u8] {
+    match packet.redundancy {
+        Some(redundancy) if transmit.red.is_none() => redundancy.primary(&packet.payload),
+        _ => &packet.payload,
+    }
+}
+
 /// The payload with the subscriber's picture ids, and so much padding; of a late padding-only packet the least there is.
-fn write_payload(out: &mut Vec<u8>, packet: &Packet, rewritten: Rewritten, padding: usize) {
+fn write_payload(out: &mut Vec<u8>, packet: &Packet, transmit: &Transmit, rewritten: Rewritten, padding: usize) {
     let start = out.len();
-    out.extend_from_slice(&packet.payload);
+    out.extend_from_slice(payload(packet, transmit));
+    if let Some(redundancy) = packet.redundancy.filter(|_| transmit.red.is_some()) {
+        redundancy.rename(&mut out[start..], transmit.pt);
+    }
     if let Some(descriptor) = packet.descriptor {
         descriptor.rewrite(&mut out[start..], rewritten.indices);
     }

@@ -39,7 +39,7 @@ pub struct Payload {
     pub codec: String,
     /// Ticks per second.
     pub clock_rate: u32,
-    /// For `rtx`: the payload type that it repeats (RFC 4588).
+    /// For `rtx` and `red`: the payload type that it repeats (RFC 4588, RFC 2198).
     pub apt: Option<u8>,
 }
 
@@ -61,6 +61,8 @@ pub struct Transmit {
     pub rtx: Option<(u32, u8)>,
     /// Payload type of the media.
     pub pt: u8,
+    /// Payload type of the media with copies of earlier packets, if that was negotiated (RFC 2198).
+    pub red: Option<u8>,
     /// CNAME of the source.
     pub cname: String,
     /// It is this layer of a simulcast (RFC 8851).

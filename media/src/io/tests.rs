@@ -73,7 +73,7 @@ fn packets_go_from_publisher_to_subscriber_until_the_leg_is_removed() {
     let core = MediaCore::start(&[any_port()]).unwrap();
     let (publisher, subscriber) = (connect(&core, 1), connect(&core, 2));
     let receive = Line { mid: "a".into(), kind: Kind::Audio, receive: Some(Receive::default()), send: vec![] };
-    let transmit = Transmit { ssrc: 77, rtx: None, pt: 111, cname: "focus".into(), rid: None };
+    let transmit = Transmit { ssrc: 77, rtx: None, pt: 111, red: None, cname: "focus".into(), rid: None };
     let send = Line { mid: "s".into(), kind: Kind::Audio, receive: None, send: vec![transmit] };
     core.command(Command::SetPlan { leg: 1, plan: plan(receive) }).unwrap();
     core.command(Command::SetPlan { leg: 2, plan: plan(send) }).unwrap();

@@ -1,7 +1,8 @@
-//! Formats on the wire, each parsed from hostile bytes without panics or allocation: STUN, RTP, RTCP, VP8.
+//! Formats on the wire, each parsed from hostile bytes without panics or allocation: STUN, RTP, RTCP, VP8, redundant audio.
 
 pub mod demux;
 pub mod extensions;
+pub mod red;
 pub mod rtcp;
 pub mod rtp;
 pub mod stun;

@@ -101,6 +101,7 @@ mod tests {
             descriptor: None,
             key_frame: None,
             passed: Passed::default(),
+            redundancy: None,
         })
     }
 

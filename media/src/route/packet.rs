@@ -1,6 +1,7 @@
 //! A published packet after decryption: what all of its subscribers share.
 
 use crate::proto::extensions::Passed;
+use crate::proto::red::Redundancy;
 use crate::proto::vp8::Descriptor;
 use crate::time::Time;
 
@@ -55,6 +56,8 @@ pub struct Packet {
     pub key_frame: Option<(u16, u16)>,
     /// Header extensions that the subscribers get as they are.
     pub passed: Passed,
+    /// The payload has copies of earlier ones before it.
+    pub redundancy: Option<Redundancy>,
 }
 
 impl Packet {

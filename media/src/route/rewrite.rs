@@ -274,6 +274,7 @@ mod tests {
             payload,
             key_frame: None,
             passed: Passed::default(),
+            redundancy: None,
         }
     }
 

@@ -30,6 +30,8 @@ pub struct Template {
 pub struct Fields {
     /// RTP marker.
     pub marker: bool,
+    /// Another payload type than the stream's own.
+    pub pt: Option<u8>,
     /// The payload will end with padding.
     pub padding: bool,
     /// Sequence number.
@@ -44,7 +46,7 @@ impl Fields {
     /// Those of a publisher's packet in its place in a subscriber's stream.
     pub fn of(packet: &Packet, rewritten: Rewritten, padding: bool) -> Self {
         let seq = rewritten.index as u16;
-        Self { marker: packet.marker, padding, seq, timestamp: rewritten.timestamp, passed: packet.passed }
+        Self { marker: packet.marker, pt: None, padding, seq, timestamp: rewritten.timestamp, passed: packet.passed }
     }
 }
 
@@ -119,7 +121,7 @@ impl Template {
         }
         let header = &mut out[start..];
         header[0] |= u8::from(fields.padding) << 5 | u8::from(elements > 0) << 4;
-        header[1] |= u8::from(fields.marker) << 7;
+        header[1] = u8::from(fields.marker) << 7 | fields.pt.unwrap_or(header[1]);
         header[2..4].copy_from_slice(&fields.seq.to_be_bytes());
         header[4..8].copy_from_slice(&fields.timestamp.to_be_bytes());
         if let Some(at) = self.send_time {
@@ -161,7 +163,7 @@ mod tests {
 
     fn written(template: &Template, passed: Passed) -> (Header, Vec<(u8, Vec<u8>)>) {
         let mut out = vec![7; 3];
-        let fields = Fields { marker: true, padding: true, seq: 5, timestamp: 9, passed };
+        let fields = Fields { marker: true, pt: None, padding: true, seq: 5, timestamp: 9, passed };
         let mut seq = 300;
         template.write(&mut out, &fields, Time::from_micros(SECOND / 2), &mut seq);
         let header = Header::parse(&out[3..]).unwrap();

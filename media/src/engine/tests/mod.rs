@@ -10,6 +10,7 @@ mod lifecycle;
 mod observed;
 mod passed;
 mod people;
+mod red;
 mod repair;
 mod reports;
 mod sharing;
@@ -283,9 +284,15 @@ fn publisher_plan() -> Plan {
 /// Another's payload types and extension ids than the publisher's, as happens.
 fn subscriber_plan(rtx: bool) -> Plan {
     let extensions = [(MID, 9), (LEVEL, 10), (TRANSPORT_CC, 11), (SEND_TIME, 12)];
-    let video =
-        Transmit { ssrc: VIDEO_SSRC, rtx: rtx.then_some((RTX_SSRC, 103)), pt: 102, cname: "focus".into(), rid: None };
-    let audio = Transmit { ssrc: AUDIO_SSRC, rtx: None, pt: 100, cname: "focus".into(), rid: None };
+    let video = Transmit {
+        ssrc: VIDEO_SSRC,
+        rtx: rtx.then_some((RTX_SSRC, 103)),
+        pt: 102,
+        red: None,
+        cname: "focus".into(),
+        rid: None,
+    };
+    let audio = Transmit { ssrc: AUDIO_SSRC, rtx: None, pt: 100, red: None, cname: "focus".into(), rid: None };
     Plan {
         payloads: vec![
             payload(102, "VP8", 90_000, None),

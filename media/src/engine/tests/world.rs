@@ -98,6 +98,7 @@ pub fn sends(mid: &str, ssrc: u32, rids: &[&str]) -> Line {
         ssrc,
         rtx: Some((ssrc + 100, RTX)),
         pt: VP8,
+        red: None,
         cname: "focus".into(),
         rid: rid.map(str::to_owned),
     };
