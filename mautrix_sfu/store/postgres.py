@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import re
+import ssl
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -98,8 +99,9 @@ class Postgres(Database):
             await self.close()
             if isinstance(error, FatalError) or not isinstance(error, Exception):
                 raise
-            if isinstance(original(error), ValueError):
-                what = f"database.url: cannot be used: {first_line(original(error))}"
+            cause = original(error)
+            if isinstance(cause, ValueError) and not isinstance(cause, OSError):  # as a certificate's fault is both
+                what = f"database.url: cannot be used: {first_line(cause)}"
                 raise FatalError(what, ExitCode.CONFIG) from error
             # Whatever it is that does not let us in, the server's operator may mend it while calls go on.
             problem = self.explain(error)
@@ -142,6 +144,11 @@ class Postgres(Database):
         exit_code = _EXIT_CODES.get(state, ExitCode.DATABASE_UNREACHABLE)
         if isinstance(cause, TimeoutError):
             return AwayError(f"database {self.name}: does not answer", exit_code)
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            why = f"its certificate is not trusted: {cause.verify_message.rstrip('.')}"
+            return AwayError(f"database {self.name}: {why} (sslmode, sslrootcert in database.url)", exit_code)
+        if isinstance(cause, FileNotFoundError) and cause.filename is None and "sslrootcert" in self._url:
+            return AwayError(f"database {self.name}: the file of sslrootcert is not there", exit_code)
         if isinstance(cause, OSError):
             return AwayError(f"database {self.name}: cannot be reached ({cause.strerror or detail})", exit_code)
         line = f"database {self.name}: {_CAUSES.get(state, 'failed')} ({detail})"

@@ -23,7 +23,7 @@ from aiohttp import ClientError, ClientSession, web
 from mautrix_sfu.check import check, delivery
 from mautrix_sfu.config import Config, ConfigFile
 from mautrix_sfu.findings import Finding
-from tests.support.federation import make_certificate
+from tests.support.certificates import make_certificate
 from tests.support.focus import ROOT, Deployment, FocusProcess
 from tests.support.synapse import free_port
 

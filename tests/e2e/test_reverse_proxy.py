@@ -16,7 +16,7 @@ from ruamel.yaml import YAML
 
 from mautrix_sfu.config import HttpConfig, MetricsConfig
 from mautrix_sfu.http import FocusInfo, HttpServer
-from tests.support.federation import make_certificate
+from tests.support.certificates import make_certificate
 from tests.support.focus import ROOT, guarded
 from tests.support.synapse import free_port
 

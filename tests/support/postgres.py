@@ -18,6 +18,7 @@ from typing import Self
 
 import asyncpg
 
+from tests.support.certificates import make_certificate
 from tests.support.focus import guarded
 from tests.support.synapse import free_port
 
@@ -36,9 +37,12 @@ def binaries() -> Path:
 
 
 class Postgres:
-    """One server. It listens on a port of 127.0.0.1 and asks for passwords; its files go with it."""
+    """One server. It listens on a port of 127.0.0.1 and asks for passwords; its files go with it.
 
-    def __init__(self) -> None:
+    With names it takes TLS connections, too, with a certificate for these.
+    """
+
+    def __init__(self, *names: str) -> None:
         self._bin = binaries()
         self.directory = Path(tempfile.mkdtemp(prefix="postgres-"))  # its socket is here too
         self._data = self.directory / "data"
@@ -48,6 +52,12 @@ class Postgres:
         if os.geteuid() == 0:  # the server refuses to run as root
             nobody = pwd.getpwnam("nobody")
             os.chown(self.directory, nobody.pw_uid, nobody.pw_gid)
+        self.certificate: Path | None = None
+        self._key: Path | None = None
+        if names:
+            self.certificate, self._key = make_certificate(self.directory, *names)
+            shutil.chown(self._key, self.directory.stat().st_uid, self.directory.stat().st_gid)
+            self._key.chmod(0o600)
 
     def __enter__(self) -> Self:
         try:
@@ -108,12 +118,14 @@ class Postgres:
         return self._process is not None and self._process.poll() is None
 
     def _spawn(self) -> None:
-        settings = {
+        settings: dict[str, object] = {
             "port": self.port,
             "listen_addresses": "127.0.0.1",
             "unix_socket_directories": self.directory,
             "fsync": "off",
         }
+        if self._key is not None:
+            settings |= {"ssl": "on", "ssl_cert_file": self.certificate, "ssl_key_file": self._key}
         options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
         command = self._unprivileged(str(self._bin / "postgres"), "-D", str(self._data), *options)
         with self._log.open("ab") as log:
