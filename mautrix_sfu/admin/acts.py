@@ -178,7 +178,7 @@ async def limits(request: Request, operations: Operations) -> Reply:
 
 def _limit_row(limit: Limit) -> tuple[object, ...]:
     configured = "" if limit.value == limit.configured else limit.configured
-    return limit.name, limit.value, configured, "" if limit.now is None else f"{limit.now:g}", limit.unit
+    return limit.name, limit.value, configured, f"{limit.now:.4g}", limit.unit
 
 
 async def drain(request: Request, operations: Operations) -> Reply:

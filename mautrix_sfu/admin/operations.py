@@ -36,7 +36,7 @@ class Limit:
     unit: str
     value: int
     configured: int  # what it is without a command
-    now: float | None = None  # the most of it that is in use; None: not known
+    now: float  # the most of it that is in use; of what passes, sizes and rates: lately
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,7 +48,7 @@ async def status(request: Request, operations: Operations) -> Reply:
         ("invites waiting for room state", view.parked_invites),
         ("rooms known", view.tracked_rooms),
     ]
-    loads = [limit for limit in operations.limits() if limit.now is not None]
+    loads = operations.limits()
     return pairs(facts) + table(("load", "now", "limit", "", ""), [_load_row(limit) for limit in loads])
 
 
@@ -70,8 +70,7 @@ def _bandwidth(bits_in: float | None, bits_out: float | None) -> str:
 
 
 def _load_row(limit: Limit) -> tuple[object, ...]:
-    now = limit.now or 0
-    return limit.name, f"{now:g}", limit.value, limit.unit, f"{100 * now / limit.value:.0f} %"
+    return limit.name, f"{limit.now:.4g}", limit.value, limit.unit, f"{100 * limit.now / limit.value:.0f} %"
 
 
 # ---------------------------------------------------------------- calls

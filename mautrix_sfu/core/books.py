@@ -13,6 +13,7 @@ from .mutes import Mutes
 from .policy import Policy
 from .sequence import CallKey
 from .timers import Timers
+from .usage import Peaks
 
 REMEMBERED_ENDS = 4096  # calls that ended: their invites, delivered again, open nothing
 
@@ -24,6 +25,7 @@ class Books:
         self.policy = policy  # the one in force: nobody keeps another
         self.doors = Doors()
         self.mutes = Mutes()
+        self.peaks = Peaks()
         self.timers: LegTimers = Timers()
         self.legs: dict[LegId, Leg] = {}
         self.by_call: dict[CallKey, LegId] = {}

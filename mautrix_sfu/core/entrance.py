@@ -72,7 +72,11 @@ class Entrance:
         """Take an invite; `leg` is the live one of the same call, which then gets its answer again."""
         call = (invite.envelope.sender, invite.envelope.call_id)
         dialled = self._trunks.is_peer(invite, now)  # a focus calls once for each conference
-        if not self._rate.allow((invite.envelope.sender.user_id, dialled), now):
+        asks = invite.envelope.sender.user_id, dialled
+        allowed = self._rate.allow(asks, now)
+        used = self._rate.used(asks) * self._books.policy.limits.invites_per_user
+        self._books.peaks.note("invites_per_user", used, now)
+        if not allowed:
             self._out.count(Counter.BOUNDS_HIT, "invites_per_user")
             new = leg is None and call not in self._books.ended and call not in self._lobby
             if new and self._told.allow(call[0].user_id, now):

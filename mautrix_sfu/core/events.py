@@ -304,6 +304,8 @@ class Noted:
 
     envelope: Envelope
     type: str
+    candidates: int = 0  # how many it names
+    longest: int = 0  # characters of the longest of them
 
 
 ToDevice = Invite | Answer | Hangup | DeviceNegotiate | Noted

@@ -29,6 +29,7 @@ from .rooms import Rooms
 from .sequence import Sequencer
 from .shares import Shares
 from .trunks import Trunks
+from .usage import sizes
 from .view import FocusView, LegView, LinkView, TrackView
 
 REREAD_SECONDS = 300.0  # rooms with legs are read again now and then, where that is permitted
@@ -56,6 +57,8 @@ class Focus:
 
     def handle(self, event: ev.Event, now: float) -> list[Command]:
         """Take in one event; returns what has to be done, in order."""
+        for limit, amount in sizes(event, self._books.policy.limits):
+            self._books.peaks.note(limit, amount, now)
         self._dispatch(event, now)
         self._settle(now)
         return self._out.take()
@@ -150,6 +153,7 @@ class Focus:
             None if doors.drain_deadline is None else doors.drain_deadline - now,
             doors.overload,
             dict(self._books.mutes.users),
+            self._books.peaks.largest(now),
         )
 
     def _carries(self, leg: Leg, now: float) -> tuple[Device, ...]:
@@ -157,10 +161,19 @@ class Focus:
         room = self._rooms.get(key.room_id) if leg.trunk and key is not None else None
         return () if room is None or key is None else tuple(sorted(room.devices_at(key.conf_id, leg.peer, now)))
 
-    def hears(self, leg_id: LegId, now: float) -> bool:
-        """Whether this leg may say something more on its data channel now; that counts as said."""
-        leg = self._books.legs.get(leg_id)
-        return leg is None or leg.hears(now)
+    def hears(self, leg_id: LegId, size: int, now: float) -> bool:
+        """Whether this leg may say so many bytes more on its data channel now; that counts as said."""
+        leg, limits, peaks = self._books.legs.get(leg_id), self._books.policy.limits, self._books.peaks
+        if leg is None:
+            return True
+        heard = leg.hears(now)
+        peaks.note("messages_per_second", leg.talk * limits.messages_per_second, now)
+        peaks.note("message_size", min(size, limits.message_size), now)
+        return heard
+
+    def refused(self, bound: str, now: float) -> None:
+        """Something was beyond a limit and never came here."""
+        self._books.peaks.note(bound, getattr(self._books.policy.limits, bound), now)
 
     @property
     def draining(self) -> bool:

@@ -247,6 +247,11 @@ class Leg:
         """Whether one more message of its data channel is looked at."""
         return self._messages.allow(None, now)
 
+    @property
+    def talk(self) -> float:
+        """What share of the messages that it may send at once it has sent."""
+        return self._messages.used(None)
+
     def note_beyond(self, limit: str, refused: int) -> None:
         """It asks for more than a limit allows, or not any more: told and counted when that begins."""
         if not refused:

@@ -20,6 +20,11 @@ class Rate:
         """Allow another number from now on."""
         self._burst, self._per_second = burst, per_second
 
+    def used(self, who: Hashable) -> float:
+        """What share of their burst they had used up, after they were last allowed something or not."""
+        tokens, _ = self._buckets.get(who, (self._burst, 0.0))
+        return max(0.0, self._burst - int(tokens)) / self._burst
+
     def allow(self, who: Hashable, now: float) -> bool:
         """Whether there is a token for them; it is used up."""
         tokens, since = self._buckets.pop(who, (self._burst, now))

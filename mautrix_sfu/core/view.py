@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 
 from .ids import ConferenceKey, Device, Kind, LegId, UserId
+from .usage import PASSING
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,7 @@ class FocusView:
     drain_left: float | None = None  # seconds until those who are left are told to move
     overload: str | None = None  # why no new leg is opened
     muted: Mapping[UserId, frozenset[Kind]] = field(default_factory=dict)  # by an operator
+    peaks: Mapping[str, float] = field(default_factory=dict)  # of the last minutes, by limit (usage.Peaks)
 
     @property
     def conferences(self) -> dict[ConferenceKey, tuple[LegView, ...]]:
@@ -75,3 +78,48 @@ class FocusView:
             if leg.conference is not None:
                 found.setdefault(leg.conference, []).append(leg)
         return {key: tuple(legs) for key, legs in found.items()}
+
+    @property
+    def used(self) -> dict[str, float]:
+        """How much of each limit is in use, by name and in its unit; where many have it each, by the fullest."""
+        people = [leg for leg in self.legs if leg.kind == "participant"]
+        kbits: dict[Hashable, float] = {}
+        for leg in self.legs:
+            kbits[leg.conference] = kbits.get(leg.conference, 0.0) + leg.takes
+        return {
+            **{name: count(people) for name, count in _COUNTED.items()},
+            "bitrate": sum(kbits.values()),
+            "bitrate_per_conference": max(kbits.values(), default=0.0),
+            "trunks": len(self.legs) - len(people),
+            **{name: self.peaks.get(name, 0.0) for name in PASSING},
+        }
+
+
+_Legs = list[LegView]
+
+
+def _fullest(legs: _Legs, by: Callable[[LegView], Hashable]) -> int:
+    return max(Counter(by(leg) for leg in legs).values(), default=0)
+
+
+def _in_calls(legs: _Legs) -> _Legs:
+    return [leg for leg in legs if leg.conference is not None]
+
+
+def _held(legs: _Legs) -> _Legs:
+    return [leg for leg in legs if leg.grade == "held"]
+
+
+# What of a limit is in use, of the connections of people.
+_COUNTED: Mapping[str, Callable[[_Legs], float]] = {
+    "conferences": lambda legs: len({leg.conference for leg in _in_calls(legs)}),
+    "legs": len,
+    "legs_per_user": lambda legs: _fullest(legs, lambda leg: leg.peer.user_id),
+    "legs_per_homeserver": lambda legs: _fullest(legs, lambda leg: leg.peer.homeserver),
+    "legs_per_conference": lambda legs: _fullest(_in_calls(legs), lambda leg: leg.conference),
+    "held_legs": lambda legs: len(_held(legs)),
+    "held_legs_per_user": lambda legs: _fullest(_held(legs), lambda leg: leg.peer.user_id),
+    "tracks_per_leg": lambda legs: max((leg.published for leg in legs), default=0),
+    "subscriptions_per_leg": lambda legs: max((leg.sent for leg in legs), default=0),
+    "bitrate_per_leg": lambda legs: max((leg.offers for leg in legs), default=0.0),
+}

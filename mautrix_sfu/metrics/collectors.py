@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter as Tally
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -29,16 +29,7 @@ MediaMeasures = tuple[Sequence[Number], Sequence[MediaHistogram]]
 _MICROSECONDS = "_microseconds"  # Prometheus counts in seconds
 
 
-class _Peer(Protocol):
-    @property
-    def user_id(self) -> str: ...
-    @property
-    def homeserver(self) -> str: ...
-
-
 class _Leg(Protocol):
-    @property
-    def peer(self) -> _Peer: ...
     @property
     def grade(self) -> str: ...
     @property
@@ -51,12 +42,6 @@ class _Leg(Protocol):
     def kind(self) -> str: ...
     @property
     def round_trip(self) -> float | None: ...
-    @property
-    def conference(self) -> Hashable: ...
-    @property
-    def offers(self) -> float: ...
-    @property
-    def takes(self) -> float: ...
 
 
 class Link(Protocol):
@@ -106,6 +91,10 @@ class FocusState(Protocol):
     def overload(self) -> str | None:
         """Why no new leg is opened."""
 
+    @property
+    def used(self) -> Mapping[str, float]:
+        """How much of each limit is in use, by the limit's name."""
+
 
 @dataclass(frozen=True, slots=True)
 class MatrixLoad:
@@ -134,7 +123,7 @@ class FocusCollector(Collector):
         state = self._read()
         yield from _legs(state)
         yield from _trunks(state, self._links())
-        yield from _limits(state, self._limits())
+        yield from _limits(self._limits(), state.used)
         for name, text, value in (
             ("conferences", "Conferences that have a leg", len(state.conferences)),
             ("published_tracks", "Tracks that participants publish", sum(leg.published for leg in state.legs)),
@@ -184,41 +173,11 @@ def _state_of(link: Link) -> str:
     return "dialling" if link.dials_in is None else "down"
 
 
-def _used(state: FocusState) -> dict[str, float]:
-    """How much of each limit is used, by the limit's name; where one holds for each of many, by the fullest."""
-    participants = [leg for leg in state.legs if leg.kind == "participant"]
-    held = [leg for leg in participants if leg.grade == "held"]
-
-    kbits: dict[Hashable, float] = {}
-    for leg in state.legs:
-        kbits[leg.conference] = kbits.get(leg.conference, 0.0) + leg.takes
-
-    def fullest(counts: Iterable[float]) -> float:
-        return max(counts, default=0)
-
-    return {
-        "conferences": len(state.conferences),
-        "legs": len(participants),
-        "legs_per_user": fullest(Tally(leg.peer.user_id for leg in participants).values()),
-        "legs_per_homeserver": fullest(Tally(leg.peer.homeserver for leg in participants).values()),
-        "legs_per_conference": fullest(len(legs) for legs in state.conferences.values()),
-        "held_legs": len(held),
-        "held_legs_per_user": fullest(Tally(leg.peer.user_id for leg in held).values()),
-        "bitrate": sum(kbits.values()),
-        "bitrate_per_conference": fullest(kbits.values()),
-        "bitrate_per_leg": fullest(leg.offers for leg in participants),
-        "trunks": len(state.legs) - len(participants),
-        "tracks_per_leg": fullest(leg.published for leg in participants),
-        "subscriptions_per_leg": fullest(leg.sent for leg in participants),
-    }
-
-
-def _limits(state: FocusState, limits: Mapping[str, float]) -> Iterable[Metric]:
+def _limits(limits: Mapping[str, float], used: Mapping[str, float]) -> Iterable[Metric]:
     text = "What the configuration allows at most"
     bounds = GaugeMetricFamily("mautrix_sfu_limit", text, labels=["limit"])
-    text = "How much of a limit is used; where it holds for each user, call or leg, by the fullest"
+    text = "How much of a limit is used, by the fullest user, call or leg; of sizes and rates the most lately"
     uses = GaugeMetricFamily("mautrix_sfu_limit_used", text, labels=["limit"])
-    used = _used(state)
     for name, bound in limits.items():
         bounds.add_metric([name], bound)
         if name in used:

@@ -221,7 +221,7 @@ class FocusOperations:
     def limits(self) -> Sequence[Limit]:
         """Every limit that has a name."""
         configured = self._policy_of(self._config).limits
-        return limits_of(self._runtime.policy.limits, configured, self._runtime.view(), self._rates)
+        return limits_of(self._runtime.policy.limits, configured, self._runtime.view().used)
 
     def bans(self) -> Sequence[Ban]:
         """Whom a command banned."""

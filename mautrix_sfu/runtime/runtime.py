@@ -244,6 +244,7 @@ class Runtime:
                 self._metrics.count("bad_messages", error.code)
                 if error.bound is not None:
                     self._metrics.count("bounds_hit", error.bound)
+                    self._focus.refused(error.bound, self._clock())
                 refusal = to_device.refusal(sender, event_type, content, self._policy.session_id)
                 if refusal is not None and self._refusals.allow(sender, self._clock()):
                     self._carry_out([refusal])
@@ -358,7 +359,7 @@ class Runtime:
 
     def on_channel_text(self, leg: LegId, text: str) -> None:
         """Take a data-channel message."""
-        if self._focus.hears(leg, self._clock()):
+        if self._focus.hears(leg, channel.size_of(text), self._clock()):
             self._feed(channel.decode(leg, text, self.policy.limits))
         else:
             bound = "messages_per_second"

@@ -38,13 +38,17 @@ SPEAKER_TYPE = "org.matrix.msc3898.active_speaker"
 SUSPENDED_TYPE = "org.matrix.msc3898.track_suspended"
 
 
+def size_of(message: str) -> int:
+    """Its bytes in UTF-8."""
+    return len(message) if message.isascii() else len(message.encode(errors="replace"))
+
+
 def decode(leg: LegId, message: str, limits: Limits = DEFAULT_LIMITS) -> ChannelMessage:
     """A text message; what cannot be understood becomes a BadMessage."""
     event_type: str | None = None
     try:
-        size = limits.message_size
-        if len(message) > size or (not message.isascii() and len(message.encode(errors="replace")) > size):
-            raise MalformedError("too_large", f"message is longer than {size} bytes", "message_size")
+        if size_of(message) > limits.message_size:
+            raise MalformedError("too_large", f"message is longer than {limits.message_size} bytes", "message_size")
         try:
             value = json.loads(message)
         except (ValueError, RecursionError):

@@ -61,8 +61,7 @@ def decode(
                 envelope, *description_of(description, limits.invite_sdp, "invite_sdp"), metadata_of(content)
             )
         case "m.call.candidates":
-            _check_candidates(content, limits)
-            return Noted(envelope, event_type)
+            return Noted(envelope, event_type, *_candidates(content, limits))
         case "m.call.select_answer":
             return Noted(envelope, event_type)
         case _:
@@ -89,11 +88,13 @@ def refusal(sender: str, event_type: str, content: Json, policy_session: Session
     return SendReject(address, "unknown_error")
 
 
-def _check_candidates(content: Json, limits: Limits) -> None:
-    """They say nothing that the connectivity checks do not, but are bounded like everything else."""
-    candidates = items(content, "candidates", limits.candidates, "candidates")
-    for candidate in candidates:
-        optional_text(candidate, "candidate", limits.candidate_size, "candidate_size")
+def _candidates(content: Json, limits: Limits) -> tuple[int, int]:
+    """How many, and how long the longest is: they say nothing that the checks do not, but are bounded all the same."""
+    found = [
+        optional_text(candidate, "candidate", limits.candidate_size, "candidate_size") or ""
+        for candidate in items(content, "candidates", limits.candidates, "candidates")
+    ]
+    return len(found), max(map(len, found), default=0)
 
 
 def description_of(description: Json, limit: int, bound: str) -> tuple[str, str]:

@@ -79,7 +79,7 @@ class Fake:
         return self.links_
 
     def limits(self) -> Sequence[Limit]:
-        return [self.limit, Limit("invites_per_user", "a minute", 48, 48)]
+        return [self.limit, Limit("invites_per_user", "a minute", 48, 48, 1)]
 
     def bans(self) -> Sequence[Ban]:
         return list(self.banned.values())

@@ -61,7 +61,7 @@ async def test_status_says_how_the_focus_is() -> None:
     ):
         assert line in shown.splitlines(), line
     assert row(shown, "legs").split() == ["legs", "5", "10", "connections", "50", "%"]
-    assert "invites_per_user" not in shown, "it is in use by nobody who could be counted"
+    assert row(shown, "invites_per_user").split()[-2:] == ["2", "%"]
 
 
 async def test_status_says_why_it_is_not_ready_and_what_it_refuses() -> None:

@@ -12,8 +12,9 @@ from mautrix_sfu.core import commands as cmd
 from mautrix_sfu.core import events as ev
 from mautrix_sfu.core import rooms
 from mautrix_sfu.core.bandwidth import Load, Member, shares
-from mautrix_sfu.core.ids import ConfId, Device, DeviceId, LegId, RoomId, UserId
+from mautrix_sfu.core.ids import CallId, ConfId, Device, DeviceId, LegId, RoomId, UserId
 from mautrix_sfu.core.policy import Limits, Policy
+from mautrix_sfu.core.usage import PASSING, PERIOD
 
 from .script import ALICE, BOB, CAROL, FOCUS, OTHER_FOCUS, OTHER_ROOM, ROOM, Script, audio, of, one, video
 
@@ -205,15 +206,62 @@ def test_subscriptions_beyond_the_limit_are_not_granted_and_those_that_flow_stay
 def test_messages_beyond_so_many_a_second_are_not_heard_and_end_the_leg_if_they_do_not_cease() -> None:
     script = limited(messages_per_second=10)
     alice = script.join(ALICE, "a")
-    heard = [script.focus.hears(alice, script.now) for _ in range(25)]
+    heard = [script.focus.hears(alice, 100, script.now) for _ in range(25)]
     assert heard == [True] * 20 + [False] * 5
     refused = ev.BadMessage(alice, "too_many", "too many messages", None, "messages_per_second")
     assert one(script.say(refused), cmd.ChannelError).code == "too_many"
     assert script.counts["bounds_hit", "messages_per_second"] == 1
     script.wait(1)
-    assert [script.focus.hears(alice, script.now) for _ in range(11)] == [True] * 10 + [False]
+    assert [script.focus.hears(alice, 100, script.now) for _ in range(11)] == [True] * 10 + [False]
     done = [command for _ in range(25) for command in script.say(refused)]
     assert one(done, cmd.CloseLeg).leg == alice
+
+
+# ---------------------------------------------------------------- how close
+
+
+def used(script: Script) -> dict[str, float]:
+    return script.focus.view(script.now).used
+
+
+def test_each_limit_has_a_figure_of_how_much_of_it_is_used() -> None:
+    script = limited()
+    assert set(used(script)) == {limit.name for limit in LIMITS}
+    script.join(ALICE, "a")
+    assert used(script)["legs"] == used(script)["conferences"] == 1
+
+
+def test_of_what_passes_the_largest_counts_for_some_minutes() -> None:
+    script = limited(messages_per_second=10, invites_per_user=10)
+    alice = script.join(ALICE, "a")
+    envelope = ev.Envelope(ALICE, CallId("call-a"), ConfId("conf"), None, None, None, None, None)
+    script.say(ev.Noted(envelope, "m.call.candidates", 7, 90))
+    script.say(ev.Noted(envelope, "m.call.candidates", 3, 20))
+    script.say(ev.ChannelNegotiate(alice, "answer", "v" * 500, None))
+    for size in (10, 300, 20, 20):
+        assert script.focus.hears(alice, size, script.now)
+    found = used(script)
+    assert (found["candidates"], found["candidate_size"], found["channel_sdp"]) == (7, 90, 500)
+    assert found["message_size"] == 300
+    assert found["messages_per_second"] == 4 / 20 * 10, "of the twenty that are allowed at once"
+    assert found["invites_per_user"] == 1
+    assert found["invite_sdp"] > 0
+    script.wait(PERIOD)
+    assert used(script)["candidates"] == 7
+    script.wait(PERIOD)
+    assert not any(used(script)[name] for name in PASSING)
+
+
+def test_what_was_refused_counts_as_the_limit_and_not_as_more() -> None:
+    script = limited(messages_per_second=10)
+    alice = script.join(ALICE, "a")
+    for _ in range(25):
+        script.focus.hears(alice, 10**9, script.now)
+    script.focus.refused("candidates", script.now)
+    script.say(ev.BadMessage(alice, "too_large", "channel_sdp", None, "channel_sdp"))
+    found, limits = used(script), script.focus.policy.limits
+    for name in ("messages_per_second", "message_size", "candidates", "channel_sdp"):
+        assert found[name] == getattr(limits, name), name
 
 
 # ---------------------------------------------------------------- bitrates

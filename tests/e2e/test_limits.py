@@ -55,6 +55,22 @@ async def until_hit(focus: FocusProcess, name: str, more_than: float = 0) -> Non
             await asyncio.sleep(0.1)
 
 
+async def test_a_scrape_shows_how_close_two_people_come_to_each_limit(
+    call: Call, pair: tuple[Participant, Participant]
+) -> None:
+    focus, (alice, _) = call.deployment.focus, pair
+    alice.tell("m.call.ping", padding=PADDING)
+    await alice.until(lambda: alice.said("m.call.pong"), what="a pong")
+    bounds = {labels["limit"]: value for labels, value in await focus.samples("mautrix_sfu_limit")}
+    used = {labels["limit"]: value for labels, value in await focus.samples("mautrix_sfu_limit_used")}
+    assert set(used) == set(bounds)
+    nothing = {"held_legs", "held_legs_per_user", "trunks"}
+    assert {name for name, value in used.items() if not value} == nothing
+    assert {name for name, value in used.items() if value >= bounds[name]} == set()
+    assert used["legs"] == 2
+    assert used["message_size"] > len(PADDING)
+
+
 async def test_more_messages_than_a_leg_may_send_are_answered_with_an_error(
     call: Call, pair: tuple[Participant, Participant]
 ) -> None:

@@ -19,6 +19,7 @@ from mautrix_sfu.config.options import load_yaml
 from mautrix_sfu.core import events as ev
 from mautrix_sfu.core.commands import ConferenceEnded, Count, Counter
 from mautrix_sfu.core.ids import ConferenceKey, ConfId, Device, DeviceId, LegId, RoomId, UserId
+from mautrix_sfu.core.usage import PASSING
 from mautrix_sfu.core.view import FocusView, LegView, LinkView
 from mautrix_sfu.errors import ExitCode
 from mautrix_sfu.operations import FocusOperations, Parts, Reloaded
@@ -330,12 +331,11 @@ def test_limits_are_held_against_what_is_in_use() -> None:
         peer = Device(UserId(user), DeviceId(str(number)))
         return LegView(LegId(number), peer, KEY, grade, "open", 1.0, 0, 0, kind=kind)
 
-    rates = Rates()
-    rates.bits_in, rates.bits_out = 1e6, 2e6
     legs = (leg(1, "@a"), leg(2, "@a", "held"), leg(3, "@b"), leg(4, "@sfu", kind="trunk"))
-    found = {limit.name: limit for limit in limits_of(Limits(legs=5), Limits(), FocusView(legs, 0, 0, True), rates)}
-    used = {name: limit.now for name, limit in found.items() if limit.now is not None}
+    view = FocusView(legs, 0, 0, True, peaks=dict.fromkeys(PASSING, 7.0))
+    found = {limit.name: limit for limit in limits_of(Limits(legs=5), Limits(), view.used)}
+    used = {name: limit.now for name, limit in found.items()}
     assert (found["legs"].value, found["legs"].configured) == (5, Limits().legs)
     assert (used["legs"], used["legs_per_user"], used["legs_per_conference"]) == (3, 2, 3)
     assert (used["held_legs"], used["held_legs_per_user"], used["trunks"]) == (1, 1, 1)
-    assert (used["conferences"], used["legs_per_homeserver"], used["bitrate"]) == (1, 3, 3000)
+    assert (used["conferences"], used["legs_per_homeserver"], used["invite_sdp"]) == (1, 3, 7)
