@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from tests.support.synapse import Registration, Synapse
 
-settings.register_profile("shared machine", deadline=None)  # wall time says nothing here
+settings.register_profile(  # wall time says nothing here; what CI finds, everybody finds
+    "shared machine", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize="CI" in os.environ
+)
 settings.load_profile("shared machine")
 
 MakeSynapse = Callable[..., Awaitable[Synapse]]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -10,9 +9,16 @@ import pytest
 
 from tests.support.federation import Federation
 from tests.support.focus import ROOT, Deployment
-from tests.support.long_outage import LongOutage
 from tests.support.packaging import build_wheel
 from tests.support.running import running
+
+LONGEST = ("test_cascade_outage.py", "test_cascade.py", "test_cascade_failures.py", "test_cascade_impostors.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The modules that take longest begin, so that no process works on one of them when all others are through."""
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(LONGEST)))
 
 
 @pytest.fixture(scope="module")
@@ -46,20 +52,6 @@ async def federation(shared_federation: Federation) -> AsyncIterator[Federation]
     await shared_federation.restore()
     yield shared_federation
     await shared_federation.close_http()
-
-
-@pytest.fixture(scope="session")
-def long_outage(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[LongOutage | None]:
-    """A homeserver that is down for five minutes during a call: beside the tests that use this, as it takes its time.
-
-    It begins with the first of them, unless nobody is going to ask how it ended.
-    """
-    directory = tmp_path_factory.mktemp("outage")
-    asked = any("five_minutes" in item.name for item in request.session.items)
-    with LongOutage(directory) if asked else contextlib.nullcontext() as outage:
-        yield outage
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from tests.support.federation_call import LARGE, SMALL, FederatedCall, hear, mee
 from tests.support.federation_watch import Silence, all_pairs, crossings, rtp_sent
 from tests.support.focus import FocusProcess
 
-pytestmark = [pytest.mark.synapse, pytest.mark.usefixtures("long_outage")]
+pytestmark = pytest.mark.synapse
 
 
 async def test_people_on_three_foci_see_and_hear_each_other(federation: Federation) -> None:

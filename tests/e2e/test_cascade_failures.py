@@ -15,7 +15,7 @@ from tests.support.focus import Deployment
 from tests.support.namespaces import Namespace, Relay, Route, here, permitted
 from tests.support.swallow import Swallow
 
-pytestmark = [pytest.mark.synapse, pytest.mark.usefixtures("long_outage")]
+pytestmark = pytest.mark.synapse
 
 
 async def test_one_of_three_foci_is_killed_and_its_people_are_back_after_its_restart(federation: Federation) -> None:

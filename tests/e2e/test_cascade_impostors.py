@@ -16,7 +16,7 @@ from tests.support.federation_impostor import Crowd, Impostor, dead_end, list_fo
 from tests.support.federation_watch import Silence, all_pairs
 from tests.support.participant import RefusedError
 
-pytestmark = [pytest.mark.synapse, pytest.mark.usefixtures("long_outage")]
+pytestmark = pytest.mark.synapse
 
 SENT = "mautrix_sfu_matrix_to_device_sent_total"
 

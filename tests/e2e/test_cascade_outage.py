@@ -1,8 +1,9 @@
-"""The end of what ran beside the other tests of the cascade: a homeserver that was down for five minutes."""
+"""A homeserver that is down for five minutes: mostly waiting, so other tests run beside it."""
 
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import pytest
 
@@ -12,8 +13,9 @@ pytestmark = pytest.mark.synapse
 
 
 @pytest.mark.timeout(SECONDS + AROUND + 20)
-async def test_a_homeserver_that_is_down_for_five_minutes_changes_nothing_for_media(long_outage: LongOutage) -> None:
-    result = await asyncio.to_thread(long_outage.result)
+async def test_a_homeserver_that_is_down_for_five_minutes_changes_nothing_for_media(tmp_path: Path) -> None:
+    with LongOutage(tmp_path) as outage:
+        result = await asyncio.to_thread(outage.result)
     assert result.down >= 300
     assert len(result.silent) == 4, "audio and video, either way"
     assert not {name: seconds for name, seconds in result.silent.items() if seconds > 1}

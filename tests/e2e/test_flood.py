@@ -19,7 +19,7 @@ from tests.support.focus import Deployment, FocusProcess
 from tests.support.participant import Participant
 from tests.support.synapse import Client
 
-pytestmark = [pytest.mark.synapse, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = [pytest.mark.synapse, pytest.mark.alone, pytest.mark.asyncio(loop_scope="module")]
 
 PACED, PER_SECOND = 600, 20.0  # a homeserver with one processor takes twice as many
 UNPACED = 400

@@ -22,7 +22,7 @@ from tests.support.running import running
 from tests.support.synapse import free_port
 from tests.test_contrib import CONTRIB, queries
 
-pytestmark = [pytest.mark.synapse, pytest.mark.browser, pytest.mark.prometheus]
+pytestmark = [pytest.mark.synapse, pytest.mark.browser, pytest.mark.prometheus, pytest.mark.alone]
 
 WATCHED = 16.0  # seconds
 TOLERANCE = 0.02

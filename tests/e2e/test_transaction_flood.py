@@ -23,7 +23,7 @@ from tests.support.focus import ROOT, Deployment, guarded
 from tests.support.replay import Recorder
 from tests.support.synapse import Client, free_port
 
-pytestmark = [pytest.mark.synapse, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = [pytest.mark.synapse, pytest.mark.alone, pytest.mark.asyncio(loop_scope="module")]
 
 PER_SECOND = 5000
 SECONDS = float(os.environ.get("FLOOD_SECONDS", "15"))  # docs/performance.md has the figures of a whole minute

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 from mautrix_sfu.config import HttpConfig, MetricsConfig
 from mautrix_sfu.errors import ExitCode, FatalError
 from mautrix_sfu.http import FocusInfo, HttpServer
+from tests.support.synapse import free_port
 
 HTTP = HttpConfig("127.0.0.1", 0, "https://calls.example.org", page=True, page_homeserver="https://m.example.org")
 METRICS = MetricsConfig(True, "127.0.0.1", 0)
@@ -71,12 +71,6 @@ async def start(life: Life, folder: Path) -> AsyncIterator[Start]:
 async def client() -> AsyncIterator[aiohttp.ClientSession]:
     async with aiohttp.ClientSession(auto_decompress=True) as session:
         yield session
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 async def test_health_answers_while_the_process_lives(start: Start, client: aiohttp.ClientSession, life: Life) -> None:

@@ -46,8 +46,9 @@ class Federation:
 
     async def stop(self) -> None:
         """Stop everything; the files stay."""
-        for site in self.sites:
-            await site.stop()
+        async with asyncio.TaskGroup() as group:
+            for site in self.sites:
+                group.create_task(site.stop())
 
     async def close_http(self) -> None:
         """Close what the running loop's clients hold open."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
 import signal
@@ -24,6 +25,7 @@ from tests.support.synapse import Client, Synapse, TlsListener, free_port
 ROOT = Path(__file__).parents[2]
 READY_TIMEOUT = 90.0
 STOP_TIMEOUT = 10.0
+DRAINS_AFTER = 3.0  # seconds: it waits for calls to end, unless it is told again
 ADMIN = "admin"  # localpart of who may command the bot
 CALL = "org.matrix.msc3401.call"
 CALL_MEMBER = "org.matrix.msc3401.call.member"
@@ -180,14 +182,14 @@ class FocusProcess:
             self._process.wait()
 
     def stop(self) -> None:
-        """Ask it to stop, and make sure of it."""
-        if self._process is None or self._process.poll() is not None:
-            return
-        self._process.terminate()
-        try:
-            self._process.wait(STOP_TIMEOUT)
-        except subprocess.TimeoutExpired:
-            self.kill()
+        """Ask it to stop, a second time if it drains, and make sure of it."""
+        for patience in (DRAINS_AFTER, STOP_TIMEOUT):
+            if self._process is None or self._process.poll() is not None:
+                return
+            self._process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(patience)
+        self.kill()
 
     async def wait_ended(self, within: float) -> int:
         """Its exit code; raises TimeoutError if it does not end."""

@@ -25,7 +25,7 @@ from .federation_watch import Silence, all_pairs
 from .focus import ROOT, guarded
 
 SECONDS = 300.0
-AROUND = 120.0  # at most, for the homeservers' and foci's start, and for who joins afterwards
+AROUND = 240.0  # at most, for the homeservers' and foci's start, and for who joins afterwards
 CHECKS_EVERY = 10.0  # seconds: that the homeserver is down, and that nobody was hung up
 
 

@@ -7,7 +7,9 @@ import base64
 import contextlib
 import hashlib
 import hmac
+import itertools
 import json
+import os
 import secrets
 import shutil
 import socket
@@ -49,12 +51,19 @@ CALL_TYPES = (
 )
 
 
+# Below those that Linux gives outgoing connections, and others in each process of a test run: free ones stay free.
+_WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+_PORTS = list(range(20_000 + _WORKER % 16, 32_000, 16))
+_next_port = itertools.count(secrets.randbelow(len(_PORTS)))
+
+
 def free_port(kind: socket.SocketKind = socket.SOCK_STREAM) -> int:
     """Return a port of 127.0.0.1 that nobody listens on now."""
-    with socket.socket(socket.AF_INET, kind) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    while True:
+        port = _PORTS[next(_next_port) % len(_PORTS)]
+        with socket.socket(socket.AF_INET, kind) as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def _listener(port: int, *names: str) -> dict[str, Any]:
