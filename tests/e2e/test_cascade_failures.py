@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.federation import Federation
 from tests.support.federation_call import FederatedCall, Roamer, meet, see_and_hear
-from tests.support.federation_watch import Silence, all_pairs
+from tests.support.federation_watch import Silence, all_pairs, within
 from tests.support.focus import Deployment
 from tests.support.namespaces import Namespace, Relay, Route, here, permitted
 from tests.support.swallow import Swallow
@@ -26,7 +26,7 @@ async def test_one_of_three_foci_is_killed_and_its_people_are_back_after_its_res
         async with Silence(all_pairs(alice, bob)) as silence:
             three.focus.kill()
             await three.focus.start()
-            async with asyncio.timeout(10):
+            async with within(10):
                 await asyncio.gather(*(_call_again(call, person) for person in (carol, dave)))
                 await meet(alice, bob, carol, dave)  # the streams of those who came back are new ones
         assert not silence.over(1)
@@ -60,7 +60,7 @@ async def test_a_trunk_that_is_cut_for_five_seconds_heals_without_anyone_rejoini
         assert (bob.video_of(alice).packets, alice.video_of(bob).packets) == cut_off
         assert route.dropped > dropped + 100
         route.mend()
-        async with asyncio.timeout(3):
+        async with within(3):
             await asyncio.gather(see_and_hear(bob, alice), see_and_hear(alice, bob))
         assert alice.hung_up is bob.hung_up is None
         for site in sites:

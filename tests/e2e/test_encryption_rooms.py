@@ -153,7 +153,7 @@ async def test_a_restart_goes_on_hearing_and_answering(scene: Scene) -> None:
     focus.stop()
     await scene.admin.say(room_id, "status")  # over the session whose key came before
     await focus.start()
-    for _ in range(600):
+    for _ in range(1800):
         if any("version" in notice.body for notice in scene.admin.notices(room_id)):
             break
         await asyncio.sleep(0.05)

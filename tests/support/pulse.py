@@ -48,7 +48,7 @@ async def windows(pair: Pair, focus_pid: int) -> AsyncIterator[Window]:
     """Measure for ever."""
     loop = asyncio.get_running_loop()
     while True:
-        before, began, waited = _counts(pair), loop.time(), _waited(focus_pid)
+        before, began, waited = _counts(pair), loop.time(), waited_for_processor(focus_pid, os.getpid())
         for one in pair:
             one.tell("m.call.ping")
         await asyncio.sleep(WINDOW)
@@ -57,7 +57,7 @@ async def windows(pair: Pair, focus_pid: int) -> AsyncIterator[Window]:
         yield Window(
             stopped,
             loop.time() - began,
-            _waited(focus_pid) - waited,
+            waited_for_processor(focus_pid, os.getpid()) - waited,
             sum(kernel_drops().get(each.connection.socket.address[1], 0) for each in pair),
             one.hung_up or other.hung_up,
             one.video_of(other).picture_gaps + other.video_of(one).picture_gaps,
@@ -92,10 +92,10 @@ def kernel_drops() -> dict[int, int]:
     return {int(words[1].partition(":")[2], 16): int(words[-1]) for words in map(str.split, lines)}
 
 
-def _waited(focus_pid: int) -> float:
-    """For how many seconds threads of the focus and of this process were ready to run and did not."""
+def waited_for_processor(*pids: int) -> float:
+    """For how many seconds threads of these processes were ready to run and did not."""
     waited = 0
-    for pid in (focus_pid, os.getpid()):
+    for pid in pids:
         for thread in Path(f"/proc/{pid}/task").glob("*/schedstat"):
             with contextlib.suppress(OSError):  # it has just ended
                 waited += int(thread.read_text().split()[1])
