@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -12,6 +11,7 @@ import pytest
 
 from tests.support.browser import Browser, CallPage, PageSession
 from tests.support.calls import Call
+from tests.support.federation_watch import within
 from tests.support.focus import Deployment
 from tests.support.participant import Participant, Party
 from tests.support.running import running
@@ -70,13 +70,13 @@ def name(party: Party) -> str:
     return party.device.user_id
 
 
-async def page_receives(page: CallPage, *others: Party, within: float = 30.0) -> None:
+async def page_receives(page: CallPage, *others: Party, within: float = 45.0) -> None:
     """The page decodes new frames of all of them, and hears them."""
     waits = [wait(name(other), within=within) for other in others for wait in (page.wait_video, page.wait_audio)]
     await asyncio.gather(*waits)
 
 
-async def participant_receives(participant: Participant, *others: Party, within: float = 10.0) -> None:
+async def participant_receives(participant: Participant, *others: Party, within: float = 45.0) -> None:
     """New packets of all of them arrive and can be decrypted, and the pictures have a beginning."""
     for other in others:
         for kind in ("video", "audio"):
@@ -97,7 +97,7 @@ async def shown(page: CallPage, other: Party, purpose: str = PERSON) -> int:
     return await page.page.locator(f'.tile[data-user="{name(other)}"][data-purpose="{purpose}"]').count()
 
 
-async def wait_shown(page: CallPage, other: Party, count: int, purpose: str = PERSON, within: float = 20.0) -> None:
+async def wait_shown(page: CallPage, other: Party, count: int, purpose: str = PERSON, within: float = 45.0) -> None:
     async def reached() -> bool:
         return await shown(page, other, purpose) == count
 
@@ -146,14 +146,6 @@ async def fail_if_too_slow(*pages: CallPage) -> None:
     for page in pages:
         if slow := await page.slowed_by_cpu():
             pytest.fail(f"this machine is too slow for the test: {page.name} sends less of {slow} for lack of CPU")
-
-
-def in_time(took: float, limit: float) -> None:
-    """Fail if it took longer, and say so if others kept the machine busy meanwhile."""
-    load, cores = os.getloadavg()[0], os.cpu_count() or 1
-    if took >= limit and load > 2 * cores:
-        pytest.fail(f"this machine is too busy for the test (load {load:.1f}, {cores} cores): {took:.1f} s")
-    assert took < limit
 
 
 # ---------------------------------------------------------------- tests
@@ -244,7 +236,7 @@ async def test_a_reload_replaces_the_leg_and_a_crash_is_noticed(call: PagesCall)
     async def gone() -> bool:
         return not [feed for feed in await bob.feeds() if feed["user"] == name(alice)]
 
-    await bob.wait("alice is gone", gone, PING_TIMEOUT + 5)
+    await bob.wait("alice is gone", gone, PING_TIMEOUT + 45)
     assert time.monotonic() - crashed > PING_TIMEOUT - 1, "gone for another reason"
     await wait_shown(bob, alice, 0)  # though the room's state still names them
 
@@ -292,22 +284,17 @@ async def test_everybody_has_media_again_soon_after_the_focus_was_killed(call: P
     focus = call.deployment.focus
     focus.kill()
     focus.spawn()
-    started = time.monotonic()
 
     async def carol_again() -> None:
-        await carol.until(lambda: carol.hung_up is not None, RECOVERY, "a hangup")
+        await carol.until(lambda: carol.hung_up is not None, what="a hangup")
         await carol.join(call.room_id, call.conf_id)
         await carol.subscribe_to(alice, bob)
         await participant_receives(carol, alice, bob)
 
-    await asyncio.gather(
-        carol_again(),
-        page_receives(alice, bob, carol, within=3 * RECOVERY),
-        page_receives(bob, alice, carol, within=3 * RECOVERY),
-    )
-    took = time.monotonic() - started
-    print(f"everybody has media {took:.1f} s after the restart")
-    in_time(took, RECOVERY)
+    async with within(RECOVERY, b"chrom"):
+        await asyncio.gather(
+            carol_again(), page_receives(alice, bob, carol, within=80), page_receives(bob, alice, carol, within=80)
+        )
     await fail_if_too_slow(alice, bob)
 
 

@@ -6,7 +6,9 @@ import asyncio
 import os
 import signal
 import sys
+import tempfile
 from asyncio.subprocess import PIPE, STDOUT, Process
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -41,16 +43,23 @@ def left_of(directory: Path) -> list[str]:
     return found
 
 
-async def test_the_demos_check_sees_two_pages_in_a_call_and_leaves_nothing(tmp_path: Path) -> None:
-    demo = await start(tmp_path, "--check")
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A temporary folder with a short name: Chromium's socket in it may have a hundred characters."""
+    with tempfile.TemporaryDirectory(prefix="demo-") as name:
+        yield Path(name)
+
+
+async def test_the_demos_check_sees_two_pages_in_a_call_and_leaves_nothing(folder: Path) -> None:
+    demo = await start(folder, "--check")
     output = (await demo.communicate())[0].decode()
     assert demo.returncode == 0, output
     assert "each sees and hears the other" in output
-    assert not left_of(tmp_path)
+    assert not left_of(folder)
 
 
-async def test_ctrl_c_ends_the_demo_and_removes_everything(tmp_path: Path) -> None:
-    demo = await start(tmp_path)
+async def test_ctrl_c_ends_the_demo_and_removes_everything(folder: Path) -> None:
+    demo = await start(folder)
     try:
         assert demo.stdout is not None
         said = ""
@@ -59,7 +68,7 @@ async def test_ctrl_c_ends_the_demo_and_removes_everything(tmp_path: Path) -> No
                 line = await demo.stdout.readline()
                 assert line, f"the demo ended:\n{said}"
                 said += line.decode()
-        running = left_of(tmp_path)
+        running = left_of(folder)
         assert any("mautrix_sfu" in command for command in running)
         assert any("synapse.app.homeserver" in command for command in running)
         os.killpg(demo.pid, signal.SIGINT)  # as a terminal does: to Synapse as well
@@ -67,7 +76,7 @@ async def test_ctrl_c_ends_the_demo_and_removes_everything(tmp_path: Path) -> No
             rest = (await demo.communicate())[0].decode()
         assert demo.returncode == 0, rest
         assert "Traceback" not in rest
-        assert not left_of(tmp_path)
+        assert not left_of(folder)
     finally:
         if demo.returncode is None:
             demo.kill()

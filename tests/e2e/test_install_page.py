@@ -21,7 +21,7 @@ from tests.support.machine import Machine, why_not
 from tests.support.participant import Participant
 from tests.support.synapse import Client, Synapse
 
-pytestmark = [pytest.mark.synapse, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.synapse, pytest.mark.alone, pytest.mark.timeout(600)]  # the page's ports are what they are
 
 PAGE = ROOT / "docs" / "operations.md"
 SECTION = "From nothing to a call in ten minutes"

@@ -53,7 +53,7 @@ CALL_TYPES = (
 
 # Below those that Linux gives outgoing connections, and others in each process of a test run: free ones stay free.
 _WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-_PORTS = list(range(20_000 + _WORKER % 16, 32_000, 16))
+_PORTS = list(range(20_000 + _WORKER % 16, 29_000, 16))
 _next_port = itertools.count(secrets.randbelow(len(_PORTS)))
 
 
