@@ -28,8 +28,8 @@ from .config import (
     with_live,
 )
 from .core.commands import ConferenceEnded, Count
-from .core.events import DrainChanged
 from .core.ids import Device, DeviceId, SessionId, UserId
+from .core.orders import DrainChanged
 from .core.policy import Policy
 from .errors import ExitCode, FatalError
 from .http import FocusInfo, HttpServer

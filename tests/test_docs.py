@@ -66,6 +66,20 @@ def test_files_that_pages_name_exist() -> None:
     assert not missing
 
 
+def test_the_architecture_names_every_part_and_every_module_of_the_core() -> None:
+    text = (ROOT / "docs/architecture.md").read_text()
+    core = text.partition("## The core")[2].partition("\n## ")[0]
+    modules = {path.name for path in (ROOT / "mautrix_sfu/core").glob("*.py")} - {"__init__.py"}
+    assert set(re.findall(r"`(\w+\.py)`", core)) == modules
+    where = text.partition("## What is where")[2].partition("\n## ")[0]
+    parts = {
+        path.name
+        for path in (ROOT / "mautrix_sfu").iterdir()
+        if path.suffix == ".py" or (path / "__init__.py").exists()
+    }
+    assert parts - {"__init__.py"} - set(re.findall(r"[\w]+(?:\.py)?", where)) == set()
+
+
 def test_one_version() -> None:
     assert tomllib.loads((ROOT / "media/Cargo.toml").read_text())["package"]["version"] == __version__
     first = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)

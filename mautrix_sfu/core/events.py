@@ -8,7 +8,6 @@ from enum import Enum
 
 from .ids import (
     CallId,
-    ConferenceKey,
     ConfId,
     Device,
     DeviceId,
@@ -23,7 +22,7 @@ from .ids import (
     TrackId,
     UserId,
 )
-from .policy import Policy
+from .orders import OperatorEvent, Traffic
 
 # ---------------------------------------------------------------- room state (protocol, section 1)
 
@@ -155,66 +154,6 @@ class CaughtUp:
 @dataclass(frozen=True, slots=True)
 class Stopping:
     """The process is told to end: everybody is told, and nobody is taken any more."""
-
-
-# ---------------------------------------------------------------- the operator
-
-
-@dataclass(frozen=True, slots=True)
-class Kick:
-    """End the legs of a user, or of one of its devices, and keep it out for `Policy.kick_time`."""
-
-    user_id: UserId
-    device_id: DeviceId | None  # None: all
-    reason: str  # for the log
-
-
-@dataclass(frozen=True, slots=True)
-class EndConference:
-    """End all legs of a conference, and keep everybody out of it for `Policy.kick_time`."""
-
-    key: ConferenceKey
-
-
-@dataclass(frozen=True, slots=True)
-class SetMuted:
-    """Forward nothing of this user's, of one kind or of all; holds until unmuted, or until they have left."""
-
-    user_id: UserId
-    kind: Kind | None  # None: all
-    muted: bool
-
-
-@dataclass(frozen=True, slots=True)
-class PolicyChanged:
-    """Another policy from now on. Legs that it does not allow end, no others. Who the focus is stays as it was."""
-
-    policy: Policy
-
-
-@dataclass(frozen=True, slots=True)
-class DrainChanged:
-    """Take no new calls (those that run go on, and their people may come back), or take them again."""
-
-    on: bool
-    deadline: float | None  # seconds from now until those who are left are told to move; None: never
-
-
-@dataclass(frozen=True, slots=True)
-class OverloadChanged:
-    """The load is too high for more legs, or is not any more."""
-
-    cause: str | None  # out of a fixed set
-
-
-@dataclass(frozen=True, slots=True)
-class Traffic:
-    """What the media core counted: bytes that came from and went to each leg, since the leg began."""
-
-    legs: Mapping[LegId, tuple[int, int]]
-
-
-OperatorEvent = Kick | EndConference | SetMuted | PolicyChanged | DrainChanged | OverloadChanged
 
 
 # ---------------------------------------------------------------- stream metadata (MSC3077, MSC3291, MSC3898)

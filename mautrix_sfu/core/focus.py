@@ -1,6 +1,6 @@
 """The whole focus as one pure machine: events in, commands out, and when it wants to be asked again.
 
-room state ─► membership ──┐
+room state ─► room_state ──┐
 invites ─► sequence ─► entrance ─► grades ─► leg ─► conference ─► what flows to whom
 connections, data channels ──► dialogue ─────┘          │
 other foci ◄──────────────────────── cascade, trunks ◄──┘
@@ -8,31 +8,31 @@ other foci ◄──────────────────────
 
 from __future__ import annotations
 
-from collections import Counter as Tally
 from typing import assert_never
 
 from . import events as ev
+from . import orders
 from .books import Books
 from .cascade import Cascade
-from .commands import ChannelPong, Command, Counter, ForgetLeg, Level, RequestSnapshot, SendHangup
+from .commands import ChannelPong, Command, Counter, Level
 from .conference import Conference
 from .dialogue import Dialogue
 from .entrance import Entrance
 from .grades import REASON_REFUSED, Grades
-from .ids import ConfId, Device, Kind, LegId, RoomId, TrackKey
-from .leg import Leg, State, Timer, Via, address_to
-from .membership import Room
+from .ids import LegId, RoomId
+from .leg import Leg, State, Timer, Via
 from .operator import Operator
 from .outbox import Outbox
+from .overview import Overview
 from .policy import Policy
+from .room_state import RoomState
 from .rooms import Rooms
 from .sequence import Sequencer
 from .shares import Shares
 from .trunks import Trunks
 from .usage import sizes
-from .view import FocusView, LegView, LinkView, TrackView
+from .view import FocusView, LinkView, TrackView
 
-REREAD_SECONDS = 300.0  # rooms with legs are read again now and then, where that is permitted
 MAX_ROUNDS = 4  # of settling trunks after one event
 
 
@@ -51,7 +51,8 @@ class Focus:
         self._entrance = Entrance(self._books, self._rooms, self._grades, self._trunks, self._shares, self._out)
         self._dialogue = Dialogue(self._books, self._grades, self._out)
         self._operator = Operator(self._books, self._rooms, self._grades, self._out)
-        self._reread_at = 0.0
+        self._room_state = RoomState(self._books, self._rooms, self._grades, self._entrance, self._out)
+        self._overview = Overview(self._books, self._rooms, self._entrance, self._shares)
 
     # ------------------------------------------------------------ the machine
 
@@ -69,7 +70,7 @@ class Focus:
             self._books.timers.next_deadline(),
             self._entrance.next_deadline(),
             self._sequencer.next_deadline(),
-            self._reread_at if self._books.by_room else None,
+            self._room_state.next_deadline(),
             self._cascade.next_deadline(),
             self._operator.next_deadline(),
         )
@@ -85,8 +86,7 @@ class Focus:
             leg = self._books.legs.get(due[0])
             if leg is not None:
                 self._leg_timeout(leg, due[1], now)
-        if now >= self._reread_at:
-            self._reread(now)
+        self._room_state.handle_timeout(now)
         while (key := self._cascade.pop_due(now)) is not None:
             self._books.unsettled.add(key)
         self._settle(now)
@@ -115,51 +115,11 @@ class Focus:
 
     def holds(self, fact: ev.RoomFact) -> bool:
         """Whether this event counts, so that it is worth keeping for after a restart."""
-        room = self._rooms.get(fact.room_id)
-        return room is not None and room.holds(fact)
+        return self._room_state.holds(fact)
 
     def redacted(self, redaction: ev.Redacted) -> bool:
         """Whether this redaction emptied its sender's own member event."""
-        room = self._rooms.get(redaction.room_id)
-        return room is not None and room.member_event(redaction.sender) == redaction.event_id
-
-    def view(self, now: float) -> FocusView:
-        """What an operator may see."""
-        legs = tuple(
-            LegView(
-                leg.id,
-                leg.peer,
-                leg.conference,
-                leg.grade.value,
-                leg.state.value,
-                now - leg.since,
-                len(leg.published.tracks),
-                sum(grant.mid is not None for grant in leg.subscriptions.granted.values()),
-                tuple(sorted(kind.value for kind in self._books.mutes.users.get(leg.peer.user_id, ()))),
-                "trunk" if leg.trunk else "participant",
-                leg.liveness.round_trip if leg.liveness is not None else None,
-                self._carries(leg, now),
-                *self._shares.bitrate(leg.id),
-            )
-            for leg in self._books.legs.values()
-        )
-        doors = self._books.doors
-        return FocusView(
-            legs,
-            self._entrance.parked,
-            len(self._rooms),
-            self._books.caught_up,
-            doors.draining,
-            None if doors.drain_deadline is None else doors.drain_deadline - now,
-            doors.overload,
-            dict(self._books.mutes.users),
-            self._books.peaks.largest(now),
-        )
-
-    def _carries(self, leg: Leg, now: float) -> tuple[Device, ...]:
-        key = leg.conference
-        room = self._rooms.get(key.room_id) if leg.trunk and key is not None else None
-        return () if room is None or key is None else tuple(sorted(room.devices_at(key.conf_id, leg.peer, now)))
+        return self._room_state.redacted(redaction)
 
     def hears(self, leg_id: LegId, size: int, now: float) -> bool:
         """Whether this leg may say so many bytes more on its data channel now; that counts as said."""
@@ -190,28 +150,13 @@ class Focus:
         """The policy in force."""
         return self._books.policy
 
+    def view(self, now: float) -> FocusView:
+        """What an operator may see."""
+        return self._overview.view(now)
+
     def tracks(self, leg_id: LegId) -> tuple[TrackView, ...]:
         """What an operator may see of what one leg publishes, or another focus shows."""
-        leg = self._books.legs.get(leg_id)
-        conference = self._books.conference_of(leg) if leg is not None else None
-        viewers: Tally[TrackKey] = Tally()
-        for other in conference.legs.values() if conference is not None else ():
-            granted = other.subscriptions.granted.items()
-            viewers.update(key for key, grant in granted if grant.mid is not None and grant.track.leg == leg_id)
-        return tuple(
-            TrackView(
-                stream.owner,
-                track.kind,
-                stream.purpose,
-                stream.audio_muted if track.kind is Kind.AUDIO else stream.video_muted,
-                track.width,
-                track.height,
-                track.rids,
-                viewers[track.key],
-            )
-            for stream in (leg.published.streams.values() if leg is not None else ())
-            for track in stream.tracks
-        )
+        return self._overview.tracks(leg_id)
 
     def links(self, now: float) -> list[LinkView]:
         """What an operator may see of the trunks that there are or should be."""
@@ -222,18 +167,13 @@ class Focus:
     def _dispatch(self, event: ev.Event, now: float) -> None:
         match event:
             case ev.CallChanged() | ev.CallMemberChanged() | ev.MembershipChanged():
-                self._room_fact(event, now)
+                self._room_state.changed(event, now)
             case ev.Redacted():
-                redacted = self._rooms.get(event.room_id)
-                if redacted is not None and redacted.redact(event.sender, event.event_id):
-                    self._read(redacted)
-                    self._room_changed(redacted, now)
+                self._room_state.redaction(event, now)
             case ev.RoomSnapshot():
-                self._snapshot(event, now)
+                self._room_state.snapshot(event, now)
             case ev.SnapshotRefused():
-                room = self._rooms.get(event.room_id)
-                if room is not None:
-                    room.not_read()
+                self._room_state.not_read(event.room_id)
             case ev.HomeserverLost():
                 self._rooms.freeze.lost(now)
                 self._grades.evaluate(self._books.legs.values(), now)
@@ -241,7 +181,7 @@ class Focus:
                 self._rooms.freeze.back(now)
                 self._grades.evaluate(self._books.legs.values(), now)
             case ev.Restored():
-                self._restored(event, now)
+                self._room_state.restored(event, now)
             case ev.CaughtUp():
                 self._books.caught_up = True
                 self._grades.evaluate(self._books.legs.values(), now)
@@ -249,17 +189,17 @@ class Focus:
                 for leg in list(self._books.legs.values()):
                     self._grades.end(leg, "signalling_timeout", now)
             case (
-                ev.Kick()
-                | ev.EndConference()
-                | ev.SetMuted()
-                | ev.PolicyChanged()
-                | ev.DrainChanged()
-                | ev.OverloadChanged()
+                orders.Kick()
+                | orders.EndConference()
+                | orders.SetMuted()
+                | orders.PolicyChanged()
+                | orders.DrainChanged()
+                | orders.OverloadChanged()
             ):
                 self._operator.handle(event, now)
                 self._entrance.policy_changed()
                 self._shares.policy_changed()
-            case ev.Traffic():
+            case orders.Traffic():
                 self._shares.measured(event.legs, now)
             case ev.Invite() | ev.Answer() | ev.Hangup() | ev.DeviceNegotiate() | ev.Noted():
                 for message in self._sequencer.accept(event, now):
@@ -387,62 +327,6 @@ class Focus:
             case _:
                 assert_never(timer)
 
-    # ------------------------------------------------------------ room state
-
-    def _room_fact(self, fact: ev.RoomFact, now: float) -> None:
-        fresh = self._rooms.get(fact.room_id) is None
-        if fresh and isinstance(fact, ev.MembershipChanged):
-            return
-        room = self._rooms.open(fact.room_id)
-        gap = room.apply(fact, now)
-        if not isinstance(fact, ev.MembershipChanged):
-            self._rooms.index(room, _named(fact))
-        if fresh or gap:
-            self._read(room)
-        self._room_changed(room, now)
-
-    def _snapshot(self, event: ev.RoomSnapshot, now: float) -> None:
-        room = self._rooms.open(event.room_id)
-        if room.replace(event.facts, now):
-            self._read(room)
-        self._rooms.index(room, room.confs())
-        self._room_changed(room, now)
-
-    def _read(self, room: Room) -> None:
-        if not room.reading:
-            room.reading = True
-            self._out.put(RequestSnapshot(room.room_id))
-
-    def _reread(self, now: float) -> None:
-        self._reread_at = now + REREAD_SECONDS
-        for room_id in self._books.by_room:
-            room = self._rooms.get(room_id)
-            if room is not None and room.readable:
-                self._read(room)
-
-    def _room_changed(self, room: Room, now: float) -> None:
-        self._grades.evaluate(self._books.of_room(room.room_id), now)
-        for key in [key for key in self._books.conferences if key.room_id == room.room_id]:
-            self._books.unsettled.add(key)
-            self._books.conferences[key].check_trunks(now)
-        self._entrance.room_changed(room, now)
-
-    def _restored(self, event: ev.Restored, now: float) -> None:
-        for fact in event.facts:
-            room = self._rooms.open(fact.room_id)
-            room.apply(fact, now)
-            self._rooms.index(room, _named(fact))
-        for stored in event.legs:
-            envelope = ev.Envelope(
-                stored.peer, stored.call_id, stored.conf_id, stored.room_id, stored.remote_session, None, None, None
-            )
-            self._out.put(SendHangup(address_to(envelope, self._books.policy, None), "signalling_timeout"))
-            self._out.put(ForgetLeg(stored))
-            self._books.remember_end((stored.peer, stored.call_id))
-            known = self._rooms.get(stored.room_id) if stored.room_id is not None else None
-            if known is not None:
-                self._read(known)
-
     # ------------------------------------------------------------ signalling
 
     def _signal(self, message: ev.ToDevice, now: float) -> None:
@@ -475,13 +359,3 @@ class Focus:
                 pass
             case _:
                 assert_never(message)
-
-
-def _named(fact: ev.RoomFact) -> set[ConfId]:
-    match fact:
-        case ev.CallChanged():
-            return {fact.conf_id}
-        case ev.CallMemberChanged():
-            return {device.conf_id for device in fact.devices}
-        case ev.MembershipChanged():
-            return set()

@@ -8,7 +8,8 @@ from enum import Enum
 from itertools import islice, zip_longest
 
 from .events import CallChanged, CallDevice, CallMemberChanged, Membership, MembershipChanged, RoomFact
-from .ids import ConfId, Device, DeviceId, EventId, RoomId, SessionId, UserId
+from .ids import ConfId, Device, EventId, RoomId, SessionId, UserId
+from .listings import Entries, Entry, Listings
 from .policy import Policy
 
 MAX_CALLS_PER_ROOM = 500  # further `m.call` events of a room are ignored
@@ -77,21 +78,11 @@ class _Member:
     event_id: EventId | None  # None: inferred from a current m.call.member
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A device in an `m.call.member` event, with its expiry on the core's clock."""
-
-    session_id: SessionId | None
-    deadline: float
-    active: tuple[Device, ...]
-    preferred: tuple[Device, ...]
-
-
 @dataclass(slots=True)
 class _CallMember:
     event_id: EventId
     received_ms: int
-    entries: dict[tuple[ConfId, DeviceId], Entry] = field(default_factory=dict)
+    entries: Entries = field(default_factory=dict)
 
 
 _Key = tuple[type[RoomFact], bool, str]  # which state event: its kind, which name of its type, its state key
@@ -100,7 +91,6 @@ _Key = tuple[type[RoomFact], bool, str]  # which state event: its kind, which na
 MAX_FOCI = 16  # of a conference; users have shares, in which the longest listed count (docs/protocol.md, section 6)
 
 _At = tuple[float, float | None, float | None]  # a time, and the freeze then
-_Listing = dict[Device, dict[Device, float]]  # focus → the devices that list it as active, each with its deadline
 
 
 class Room:
@@ -119,7 +109,7 @@ class Room:
         self._call_members: dict[UserId, _CallMember] = {}
         self._joined: Counter[str] = Counter()  # joined members by homeserver, without the focus itself
         self._own_seen = False  # a joined member of the own homeserver was known at some time
-        self._listings: dict[ConfId, _Listing] = {}  # the longest listed focus first
+        self._listings = Listings()
         self._counted: dict[ConfId, tuple[_At, tuple[Device, ...]]] = {}  # the set as it was then
         self._touched: set[_Key] = set()  # changed by pushes while a snapshot was on its way
 
@@ -182,7 +172,7 @@ class Room:
         self._counted.clear()
         overtaken, ids = self._touched, self._ids
         calls, members, call_members = self._calls, self._members, self._call_members
-        listed, self._listings = self._listings, {}
+        listed, self._listings = self._listings, Listings()
         self._calls, self._members, self._call_members = {}, {}, {}
         self._joined.clear()
         self.readable, self.reading, self._touched = True, False, set()
@@ -199,9 +189,7 @@ class Room:
                 self._set_member(user, members[user])
             elif kind is CallMemberChanged and user in call_members:
                 self._set_call_member(user, call_members[user])
-        for conf_id, listing in self._listings.items():  # who was listed before keeps its place before newcomers
-            order = {focus: place for place, focus in enumerate(listed.get(conf_id, {}))}
-            self._listings[conf_id] = dict(sorted(listing.items(), key=lambda item: order.get(item[0], len(order))))
+        self._listings.keep_order(listed)
         return bool(overtaken)
 
     def _load(self, fact: RoomFact, now: float, old: dict[UserId, _CallMember]) -> None:
@@ -238,25 +226,8 @@ class Room:
 
     def _set_call_member(self, user: UserId, member: _CallMember) -> None:
         held = self._call_members.get(user)
-        for (conf_id, device_id), entry in member.entries.items():
-            listing = self._listings.setdefault(conf_id, {})
-            for focus in entry.active:
-                listing.setdefault(focus, {})[Device(user, device_id)] = entry.deadline
-        for (conf_id, device_id), entry in held.entries.items() if held is not None else ():
-            now_entry = member.entries.get((conf_id, device_id))
-            for focus in entry.active:
-                if now_entry is None or focus not in now_entry.active:
-                    self._unlist(conf_id, focus, Device(user, device_id))
+        self._listings.change(user, held.entries if held is not None else {}, member.entries)
         self._call_members[user] = member
-
-    def _unlist(self, conf_id: ConfId, focus: Device, device: Device) -> None:
-        listing = self._listings.get(conf_id, {})
-        devices = listing.get(focus, {})
-        devices.pop(device, None)
-        if not devices:
-            listing.pop(focus, None)
-        if not listing:
-            self._listings.pop(conf_id, None)
 
     def _set_member(self, user: UserId, member: _Member) -> None:
         homeserver = user.partition(":")[2]
@@ -317,7 +288,7 @@ class Room:
             return ()
         by_user: dict[UserId, list[Device]] = {}
         current: list[Device] = []
-        for focus, devices in self._listings.get(conf_id, {}).items():
+        for focus, devices in self._listings.of(conf_id).items():
             users = {device.user_id for device, until in devices.items() if self._counts(device, until, now)}
             if users and self.entry(conf_id, focus) is None:
                 current.append(focus)
@@ -330,12 +301,12 @@ class Room:
 
     def devices_at(self, conf_id: ConfId, focus: Device, now: float) -> list[Device]:
         """The devices of joined users that name a focus as active in this call."""
-        listing = self._listings.get(conf_id, {}).get(focus, {})
+        listing = self._listings.of(conf_id).get(focus, {})
         return [device for device, until in listing.items() if self._counts(device, until, now)]
 
     def lists_focus(self, conf_id: ConfId, device: Device, focus: Device, now: float) -> bool:
         """Whether a device of a joined user names a focus as active in this call."""
-        until = self._listings.get(conf_id, {}).get(focus, {}).get(device)
+        until = self._listings.of(conf_id).get(focus, {}).get(device)
         return until is not None and self._counts(device, until, now)
 
     def _counts(self, device: Device, until: float, now: float) -> bool:

@@ -7,10 +7,10 @@ from typing import assert_never
 
 from .books import Books
 from .commands import About, Level
-from .events import DrainChanged, EndConference, Kick, OperatorEvent, OverloadChanged, PolicyChanged, SetMuted
 from .grades import REASON_BUSY, Grades
 from .ids import Kind, UserId
 from .leg import Leg
+from .orders import DrainChanged, EndConference, Kick, OperatorEvent, OverloadChanged, PolicyChanged, SetMuted
 from .outbox import Outbox
 from .rooms import Rooms
 from .tracks import Publications

@@ -15,7 +15,7 @@ from ..admin import AuditLine, Ban, Figures, Limit, PastCall, RefusedError, Stat
 from ..admin.reply import duration, lines
 from ..check import check
 from ..config import Config, LimitError, Permission, limit_named
-from ..core import events as ev
+from ..core import orders
 from ..core.commands import ConferenceEnded, Count
 from ..core.ids import ConferenceKey, DeviceId, Kind, LegId, UserId
 from ..core.policy import Policy
@@ -143,7 +143,7 @@ class FocusOperations:
         base = self._policy_of(self._config)
         limits = replace(base.limits, **self._limits)
         policy = replace(base, banned=base.banned | self._bans.names(), limits=limits)
-        self._runtime.operate(ev.PolicyChanged(policy))
+        self._runtime.operate(orders.PolicyChanged(policy))
 
     # ------------------------------------------------------------ what happens
 
@@ -264,15 +264,15 @@ class FocusOperations:
 
     def kick(self, user: UserId, device: DeviceId | None, reason: str) -> None:
         """End connections of a user."""
-        self._runtime.operate(ev.Kick(user, device, reason))
+        self._runtime.operate(orders.Kick(user, device, reason))
 
     def end(self, call: ConferenceKey) -> None:
         """End a call."""
-        self._runtime.operate(ev.EndConference(call))
+        self._runtime.operate(orders.EndConference(call))
 
     def mute(self, user: UserId, kind: Kind | None, muted: bool) -> None:
         """Forward nothing of a user's, or again."""
-        self._runtime.operate(ev.SetMuted(user, kind, muted))
+        self._runtime.operate(orders.SetMuted(user, kind, muted))
 
     def ban(self, who: str, seconds: float | None, by: str, reason: str) -> None:
         """Serve a user, or all of a homeserver, no more."""
@@ -304,7 +304,7 @@ class FocusOperations:
 
     def drain(self, on: bool) -> None:
         """Take no new calls, or take them again. Who only drains does not mean to end calls at once."""
-        self._runtime.operate(ev.DrainChanged(on, (self._config.drain.deadline or None) if on else None))
+        self._runtime.operate(orders.DrainChanged(on, (self._config.drain.deadline or None) if on else None))
 
     def set_log_level(self, level: str) -> None:
         """Log more or less until the next start or `reload`."""

@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from ..config import OverloadConfig
-from ..core.events import OverloadChanged, Traffic
 from ..core.ids import LegId
+from ..core.orders import OverloadChanged, Traffic
 from ..core.overload import Overload
 
 SPAN = 1.0  # seconds of a measurement

@@ -12,6 +12,7 @@ from typing import Any
 
 from ..core import commands as cmd
 from ..core import events as ev
+from ..core import orders
 from ..core.fair_queue import FairQueue
 from ..core.focus import Focus
 from ..core.ids import LegId, Mid, RoomId
@@ -121,17 +122,17 @@ class Runtime:
         """Whether the backlog from before the start is worked off."""
         return self._focus.caught_up
 
-    def operate(self, event: ev.OperatorEvent | ev.Traffic) -> None:
+    def operate(self, event: orders.OperatorEvent | orders.Traffic) -> None:
         """Carry out the operator's word, or take notice of the load."""
-        if isinstance(event, ev.OverloadChanged):
+        if isinstance(event, orders.OverloadChanged):
             self._load = event.cause
-            event = ev.OverloadChanged(self._load or self._database)
+            event = orders.OverloadChanged(self._load or self._database)
         self._feed(event)
 
     def on_database(self, up: bool) -> None:
         """Learn that nothing can be kept for now, or again: legs that nobody could tell of a restart are not opened."""
         self._database = None if up else "database"
-        self._feed(ev.OverloadChanged(self._load or self._database))
+        self._feed(orders.OverloadChanged(self._load or self._database))
 
     def allow_private(self, allowed: bool) -> None:
         """Whether trunks may be dialled to addresses that are not public, from now on."""

@@ -10,7 +10,7 @@ import pytest
 from mautrix_sfu.config import LIMITS, LimitError, limit_named
 from mautrix_sfu.core import commands as cmd
 from mautrix_sfu.core import events as ev
-from mautrix_sfu.core import rooms
+from mautrix_sfu.core import orders, rooms
 from mautrix_sfu.core.bandwidth import Load, Member, shares
 from mautrix_sfu.core.ids import CallId, ConfId, Device, DeviceId, LegId, RoomId, UserId
 from mautrix_sfu.core.policy import Limits, Policy
@@ -28,7 +28,7 @@ def limited(**limits: int) -> Script:
 
 def lift(script: Script, name: str, value: int = 1000) -> list[cmd.Command]:
     policy = script.focus.policy
-    return script.say(ev.PolicyChanged(replace(policy, limits=replace(policy.limits, **{name: value}))))
+    return script.say(orders.PolicyChanged(replace(policy, limits=replace(policy.limits, **{name: value}))))
 
 
 # ---------------------------------------------------------------- how many
@@ -280,7 +280,7 @@ class Line:
             for leg, (received, sent) in rates.items():
                 before = self.bytes.get(leg, (0, 0))
                 self.bytes[leg] = (before[0] + received * 125, before[1] + sent * 125)
-            done += self.script.wait(1) + self.script.say(ev.Traffic(dict(self.bytes)))
+            done += self.script.wait(1) + self.script.say(orders.Traffic(dict(self.bytes)))
         return done
 
 

@@ -6,10 +6,10 @@ import pytest
 
 from mautrix_sfu.core import commands as cmd
 from mautrix_sfu.core import events as ev
-from mautrix_sfu.core.focus import REREAD_SECONDS
 from mautrix_sfu.core.ids import CallId, ConferenceKey, ConfId, Device, DeviceId, EventId, SessionId, UserId
 from mautrix_sfu.core.membership import Freeze, Room
 from mautrix_sfu.core.policy import Limits, Policy
+from mautrix_sfu.core.room_state import REREAD_SECONDS
 
 from .script import ALICE, BOB, CAROL, CONF, FOCUS, OTHER_FOCUS, OTHER_ROOM, ROOM, Script, of, one
 

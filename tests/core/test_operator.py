@@ -9,6 +9,7 @@ import pytest
 from mautrix_sfu.config import Permission
 from mautrix_sfu.core import commands as cmd
 from mautrix_sfu.core import events as ev
+from mautrix_sfu.core import orders
 from mautrix_sfu.core.doors import REMEMBERED_SESSIONS, Doors
 from mautrix_sfu.core.ids import ConferenceKey, Device, DeviceId, Kind, LegId, Mid, SessionId, UserId
 from mautrix_sfu.core.policy import Limits, Policy
@@ -53,7 +54,7 @@ def seen(script: Script, viewer: LegId) -> cmd.Advertised:
 def test_a_kick_ends_all_legs_of_a_user_packets_first_and_nobody_elses() -> None:
     script, alice, bob = call_of_two()
     second = second_device(script)
-    done = script.say(ev.Kick(ALICE.user_id, None, "rude"))
+    done = script.say(orders.Kick(ALICE.user_id, None, "rude"))
     assert {close.leg for close in of(done, cmd.CloseLeg)} == {alice, second}
     assert {hangup.reason for hangup in of(done, cmd.SendHangup)} == {"user_hangup"}
     assert [leg.leg for leg in script.focus.view(script.now).legs] == [bob]
@@ -62,12 +63,12 @@ def test_a_kick_ends_all_legs_of_a_user_packets_first_and_nobody_elses() -> None
 def test_a_kick_of_one_device_leaves_the_users_others() -> None:
     script, alice, _ = call_of_two()
     second_device(script)
-    assert one(script.say(ev.Kick(ALICE.user_id, ALICE.device_id, "")), cmd.CloseLeg).leg == alice
+    assert one(script.say(orders.Kick(ALICE.user_id, ALICE.device_id, "")), cmd.CloseLeg).leg == alice
 
 
 def test_who_was_kicked_is_refused_for_a_time_and_in_the_same_session_for_good() -> None:
     script, _, _ = call_of_two()
-    script.say(ev.Kick(ALICE.user_id, None, ""))
+    script.say(orders.Kick(ALICE.user_id, None, ""))
     script.list_device(ALICE, session="fresh")
     assert one(script.invite(ALICE, "fresh-1", session="fresh"), cmd.SendReject).reason == "unknown_error"
     script.wait(script.policy.kick_time)
@@ -80,7 +81,7 @@ def test_who_was_kicked_is_refused_for_a_time_and_in_the_same_session_for_good()
 
 def test_an_ended_call_is_over_for_everybody_and_may_begin_again_later() -> None:
     script, alice, bob = call_of_two()
-    done = script.say(ev.EndConference(KEY))
+    done = script.say(orders.EndConference(KEY))
     assert {close.leg for close in of(done, cmd.CloseLeg)} == {alice, bob}
     assert of(script.invite(ALICE, "again"), cmd.SendReject)
     assert script.counts["refusals", "call_ended"] == 1
@@ -95,13 +96,13 @@ def test_an_ended_call_is_over_for_everybody_and_may_begin_again_later() -> None
 def test_a_mute_stops_what_flows_and_shows_in_the_metadata_and_unmuting_brings_it_back() -> None:
     script, alice, bob = call_of_two()
     flowing = {forward.source_mid: forward for forward in of(watched(script, bob, "a"), cmd.Forward)}
-    done = script.say(ev.SetMuted(ALICE.user_id, Kind.AUDIO, True))
+    done = script.say(orders.SetMuted(ALICE.user_id, Kind.AUDIO, True))
     assert one(done, cmd.StopForward) == cmd.StopForward(bob, flowing[AUDIO].mid)
     (shown,) = seen(script, bob).values()
     assert (shown.audio_muted, shown.video_muted) == (True, False)
     (view,) = (leg for leg in script.focus.view(script.now).legs if leg.leg == alice)
     assert view.muted == ("audio",)
-    done = script.say(ev.SetMuted(ALICE.user_id, Kind.AUDIO, False))
+    done = script.say(orders.SetMuted(ALICE.user_id, Kind.AUDIO, False))
     assert flowing[AUDIO] in of(done, cmd.Forward)
     (shown,) = seen(script, bob).values()
     assert not shown.audio_muted
@@ -109,14 +110,14 @@ def test_a_mute_stops_what_flows_and_shows_in_the_metadata_and_unmuting_brings_i
 
 def test_what_is_muted_does_not_begin_to_flow_either() -> None:
     script, _, bob = call_of_two()
-    script.say(ev.SetMuted(ALICE.user_id, None, True))
+    script.say(orders.SetMuted(ALICE.user_id, None, True))
     assert not of(watched(script, bob, "a"), cmd.Forward)
     assert not of(script.subscribe(bob, ("a", "a-v", 320, 180)), cmd.Forward)
 
 
 def test_a_muted_user_is_not_lifted_by_calling_again_but_by_leaving_for_a_minute() -> None:
     script, alice, bob = call_of_two(Policy(FOCUS, ping_timeout=1e6))
-    script.say(ev.SetMuted(ALICE.user_id, None, True))
+    script.say(orders.SetMuted(ALICE.user_id, None, True))
     script.say(ev.ConnectionLost(alice, "ice_failed", "test"))
     script.wait(50)
     alice = script.join(ALICE, "again")
@@ -134,7 +135,7 @@ def test_a_muted_user_is_not_lifted_by_calling_again_but_by_leaving_for_a_minute
 
 def test_a_mute_of_somebody_who_is_in_no_call_is_forgotten() -> None:
     script, _, _ = call_of_two(Policy(FOCUS, ping_timeout=1e6))
-    script.say(ev.SetMuted(UserId("@nobody:hs"), None, True))
+    script.say(orders.SetMuted(UserId("@nobody:hs"), None, True))
     script.wait(61)
     assert not script.focus.view(script.now).muted
 
@@ -142,7 +143,7 @@ def test_a_mute_of_somebody_who_is_in_no_call_is_forgotten() -> None:
 def test_a_muted_speaker_is_nobodys_dominant_speaker() -> None:
     script, alice, _ = call_of_two()
     assert of(script.say(ev.SpeakerChanged(alice, AUDIO)), cmd.ChannelSpeaker)
-    script.say(ev.SetMuted(ALICE.user_id, Kind.AUDIO, True))
+    script.say(orders.SetMuted(ALICE.user_id, Kind.AUDIO, True))
     assert not of(script.say(ev.SpeakerChanged(alice, AUDIO)), cmd.ChannelSpeaker)
 
 
@@ -163,7 +164,7 @@ def test_another_policy_ends_the_legs_of_those_whom_it_keeps_out_and_no_others(c
     script, _, _ = call_of_two()
     carol = script.join(CAROL, "c")
     policy = replace(script.policy, **changed)  # type: ignore[arg-type]
-    assert one(script.say(ev.PolicyChanged(policy)), cmd.CloseLeg).leg == carol
+    assert one(script.say(orders.PolicyChanged(policy)), cmd.CloseLeg).leg == carol
     assert of(script.invite(CAROL, "again"), cmd.SendReject)
     assert len(script.focus.view(script.now).legs) == 2
 
@@ -183,9 +184,9 @@ def test_without_the_permission_to_use_it_nobody_is_served() -> None:
 def test_new_limits_and_times_count_at_once() -> None:
     script, _, _ = call_of_two()
     script.list_device(CAROL)
-    script.say(ev.PolicyChanged(replace(script.policy, limits=Limits(legs_per_conference=2))))
+    script.say(orders.PolicyChanged(replace(script.policy, limits=Limits(legs_per_conference=2))))
     assert one(script.invite(CAROL, "c"), cmd.SendReject).reason == "user_busy"
-    script.say(ev.PolicyChanged(replace(script.policy, ping_interval=1.0, ping_timeout=4.0)))
+    script.say(orders.PolicyChanged(replace(script.policy, ping_interval=1.0, ping_timeout=4.0)))
     assert len(of(script.wait(3.5), cmd.ChannelPing)) >= 6
     assert {hangup.reason for hangup in of(script.wait(4), cmd.SendHangup)} == {"keep_alive_timeout"}
 
@@ -193,7 +194,7 @@ def test_new_limits_and_times_count_at_once() -> None:
 def test_another_number_of_invites_counts_at_once() -> None:
     script = Script()
     script.list_device(ALICE)
-    script.say(ev.PolicyChanged(replace(script.policy, limits=Limits(invites_per_user=2))))
+    script.say(orders.PolicyChanged(replace(script.policy, limits=Limits(invites_per_user=2))))
     answers = [len(of(script.invite(ALICE, f"call-{number}"), cmd.SendAnswer)) for number in range(4)]
     assert answers == [1, 1, 0, 0]
 
@@ -201,7 +202,7 @@ def test_another_number_of_invites_counts_at_once() -> None:
 def test_who_the_focus_is_does_not_change() -> None:
     script, _, _ = call_of_two()
     stranger = Device(UserId("@x:hs"), DeviceId("X"))
-    script.say(ev.PolicyChanged(replace(script.policy, focus=stranger, session_id=SessionId("other"))))
+    script.say(orders.PolicyChanged(replace(script.policy, focus=stranger, session_id=SessionId("other"))))
     assert script.focus.policy.focus == FOCUS
     assert script.focus.policy.session_id == "sfu"
     assert len(script.focus.view(script.now).legs) == 2
@@ -212,7 +213,7 @@ def test_a_forbidden_cascade_ends_the_trunks() -> None:
     script.join(ALICE, "a")
     dial = one(script.list_device(CAROL, active=(OTHER_FOCUS,)), cmd.OpenLeg)
     assert dial.peer == OTHER_FOCUS
-    done = script.say(ev.PolicyChanged(replace(script.policy, cascade=False)))
+    done = script.say(orders.PolicyChanged(replace(script.policy, cascade=False)))
     assert one(done, cmd.CloseLeg).leg == dial.leg
 
 
@@ -220,7 +221,7 @@ def test_a_kicked_focus_is_not_dialled_again_for_a_time() -> None:
     script = Script(Policy(FOCUS, ping_timeout=1e6))
     script.join(ALICE, "a")
     assert of(script.list_device(CAROL, active=(OTHER_FOCUS,)), cmd.OpenLeg)
-    assert of(script.say(ev.Kick(OTHER_FOCUS.user_id, None, "")), cmd.CloseLeg)
+    assert of(script.say(orders.Kick(OTHER_FOCUS.user_id, None, "")), cmd.CloseLeg)
     assert not of(script.wait(59), cmd.OpenLeg)
     assert one(script.wait(12), cmd.OpenLeg).peer == OTHER_FOCUS
 
@@ -230,7 +231,7 @@ def test_a_kicked_focus_is_not_dialled_again_for_a_time() -> None:
 
 def test_while_draining_no_call_begins_and_those_that_run_go_on_with_their_people() -> None:
     script, alice, _ = call_of_two()
-    script.say(ev.DrainChanged(True, None))
+    script.say(orders.DrainChanged(True, None))
     assert script.focus.view(script.now).draining
     script.list_device(CAROL, room=OTHER_ROOM)
     refused = script.invite(CAROL, "new-call", room=OTHER_ROOM)
@@ -238,13 +239,13 @@ def test_while_draining_no_call_begins_and_those_that_run_go_on_with_their_peopl
     assert script.counts["bounds_hit", "draining"] == 1
     script.say(ev.ConnectionLost(alice, "ice_failed", "test"))
     assert of(script.invite(ALICE, "back"), cmd.SendAnswer)
-    script.say(ev.DrainChanged(False, None))
+    script.say(orders.DrainChanged(False, None))
     assert of(script.invite(CAROL, "second", room=OTHER_ROOM), cmd.SendAnswer)
 
 
 def test_at_the_drains_deadline_everybody_is_told_to_move_and_nobody_comes_back() -> None:
     script, alice, bob = call_of_two(Policy(FOCUS, ping_timeout=1e6))
-    script.say(ev.DrainChanged(True, 100.0))
+    script.say(orders.DrainChanged(True, 100.0))
     assert not of(script.wait(99), cmd.CloseLeg)
     assert script.focus.busy
     done = script.wait(2)
@@ -252,7 +253,7 @@ def test_at_the_drains_deadline_everybody_is_told_to_move_and_nobody_comes_back(
     assert {hangup.reason for hangup in of(done, cmd.SendHangup)} == {"user_busy"}
     assert not script.focus.view(script.now).legs
     assert of(script.invite(ALICE, "back"), cmd.SendReject)
-    script.say(ev.DrainChanged(False, None))
+    script.say(orders.DrainChanged(False, None))
     assert of(script.invite(ALICE, "again"), cmd.SendAnswer)
 
 
@@ -260,15 +261,15 @@ def test_at_the_drains_deadline_other_foci_are_told_as_well() -> None:
     script = Script(Policy(FOCUS, ping_timeout=1e6))
     script.join(ALICE, "a")
     assert of(script.list_device(CAROL, active=(OTHER_FOCUS,)), cmd.OpenLeg)
-    told = of(script.say(ev.DrainChanged(True, 5.0)) + script.wait(6), cmd.SendHangup)
+    told = of(script.say(orders.DrainChanged(True, 5.0)) + script.wait(6), cmd.SendHangup)
     assert {(hangup.address.to, hangup.reason) for hangup in told} == {(ALICE, "user_busy"), (OTHER_FOCUS, "user_busy")}
     assert not of(script.wait(60), cmd.OpenLeg)
 
 
 def test_a_drain_that_is_over_before_its_deadline_tells_nobody_to_move() -> None:
     script, _, _ = call_of_two(Policy(FOCUS, ping_timeout=1e6))
-    script.say(ev.DrainChanged(True, 10.0))
-    script.say(ev.DrainChanged(False, None))
+    script.say(orders.DrainChanged(True, 10.0))
+    script.say(orders.DrainChanged(False, None))
     assert not of(script.wait(20), cmd.CloseLeg)
 
 
@@ -278,31 +279,31 @@ def test_a_drain_that_is_over_before_its_deadline_tells_nobody_to_move() -> None
 def test_overload_refuses_new_legs_and_touches_none_that_is_up() -> None:
     script, _, _ = call_of_two()
     script.list_device(CAROL)
-    script.say(ev.OverloadChanged("loop_lag"))
+    script.say(orders.OverloadChanged("loop_lag"))
     assert script.focus.view(script.now).overload == "loop_lag"
     assert one(script.invite(CAROL, "c"), cmd.SendReject).reason == "user_busy"
     assert script.counts["bounds_hit", "overload_loop_lag"] == 1
     assert of(script.invite(ALICE, "reload"), cmd.SendAnswer)  # takes its own leg's place
-    script.say(ev.OverloadChanged(None))
+    script.say(orders.OverloadChanged(None))
     assert of(script.invite(CAROL, "c2"), cmd.SendAnswer)
 
 
 def test_an_overloaded_focus_dials_and_takes_no_trunks() -> None:
     script = Script(Policy(FOCUS, ping_timeout=1e6))
     script.join(ALICE, "a")
-    script.say(ev.OverloadChanged("media_cpu"))
+    script.say(orders.OverloadChanged("media_cpu"))
     script.list_device(CAROL, active=(OTHER_FOCUS,))
     assert not of(script.wait(10), cmd.OpenLeg)
     dial = script.envelope(OTHER_FOCUS, "trunk", room=ROOM)
     assert of(script.say(ev.Invite(dial, "offer", 10, {})), cmd.SendReject)
-    script.say(ev.OverloadChanged(None))
+    script.say(orders.OverloadChanged(None))
     assert of(script.wait(10), cmd.OpenLeg)
 
 
 def test_who_waited_outside_when_the_door_was_closed_is_refused_as_well() -> None:
     script = Script()
     script.invite(ALICE)  # waits for the state
-    script.say(ev.Kick(ALICE.user_id, None, ""))
+    script.say(orders.Kick(ALICE.user_id, None, ""))
     assert of(script.list_device(ALICE), cmd.SendReject)
     assert script.focus.view(script.now).parked_invites == 0
 

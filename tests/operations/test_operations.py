@@ -16,7 +16,7 @@ from mautrix_sfu.admin import RefusedError
 from mautrix_sfu.app import policy_of
 from mautrix_sfu.config import Config, Limits, parse
 from mautrix_sfu.config.options import load_yaml
-from mautrix_sfu.core import events as ev
+from mautrix_sfu.core import orders
 from mautrix_sfu.core.commands import ConferenceEnded, Count, Counter
 from mautrix_sfu.core.ids import ConferenceKey, ConfId, Device, DeviceId, LegId, RoomId, UserId
 from mautrix_sfu.core.usage import PASSING
@@ -43,12 +43,12 @@ class Runtime:
 
     def __init__(self, config: Config) -> None:
         self.policy = policy_of(config)
-        self.said: list[ev.OperatorEvent] = []
+        self.said: list[orders.OperatorEvent] = []
         self.links_: list[LinkView] = []
 
-    def operate(self, event: ev.OperatorEvent) -> None:
+    def operate(self, event: orders.OperatorEvent) -> None:
         self.said.append(event)
-        if isinstance(event, ev.PolicyChanged):
+        if isinstance(event, orders.PolicyChanged):
             self.policy = event.policy
 
     def view(self) -> FocusView:
@@ -181,7 +181,7 @@ async def test_a_drain_has_the_deadline_that_is_configured(start: Start, deadlin
     focus.operations.reconfigure(parse(load_yaml(f"{CONFIG}drain: {{deadline: {deadline}}}")))
     focus.operations.drain(True)
     focus.operations.drain(False)
-    assert focus.runtime.said[-2:] == [ev.DrainChanged(True, given), ev.DrainChanged(False, None)]
+    assert focus.runtime.said[-2:] == [orders.DrainChanged(True, given), orders.DrainChanged(False, None)]
 
 
 async def test_reload_tells_what_changed_and_refuses_what_is_wrong(start: Start) -> None:

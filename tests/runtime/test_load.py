@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import pytest
 
 from mautrix_sfu.config import OverloadConfig
-from mautrix_sfu.core.events import OverloadChanged, Traffic
 from mautrix_sfu.core.ids import LegId
+from mautrix_sfu.core.orders import OverloadChanged, Traffic
 from mautrix_sfu.runtime import LoadWatch
 from mautrix_sfu.runtime.load import CPU, Number
 

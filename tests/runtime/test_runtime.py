@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from mautrix_sfu.core.commands import Command, ConferenceEnded, Count
-from mautrix_sfu.core.events import ChannelOpened, Event, Invite, OverloadChanged, StoredLeg
+from mautrix_sfu.core.events import ChannelOpened, Event, Invite, StoredLeg
 from mautrix_sfu.core.fair_queue import MAX_QUEUED, MAX_QUEUED_PER_SENDER, FairQueue
 from mautrix_sfu.core.focus import Focus
 from mautrix_sfu.core.ids import Device, DeviceId, LegId, Mid, RoomId, UserId
+from mautrix_sfu.core.orders import OverloadChanged
 from mautrix_sfu.core.policy import Policy
 from mautrix_sfu.matrix import Message
 from mautrix_sfu.metrics import Metrics
