@@ -33,6 +33,7 @@ MAX_NAMED = 10_000  # people who are kept in mind for what is told when the call
 MAX_SIZES = 8  # of one track, asked for over a trunk
 WANTS_MERGE = 0.05  # changes of what is asked for over a trunk within this time go out as one
 VIEW_MERGE = 0.1  # changes of what a participant sees within this time are worked off as one
+VIEW_PACE = 50e-6  # in large calls that time grows, for each participant and stream: everybody is told of everything
 UNDESCRIBED = (None, None, False)  # what the media core takes a track for: no size, nothing special
 
 
@@ -48,6 +49,7 @@ class Conference:
         self._described: dict[tuple[LegId, Mid], tuple[int | None, int | None, bool]] = {}
         self._speakers: list[LegId] = []  # newest first
         self._silent: set[tuple[LegId, TrackKey]] = set()  # sources that sent nothing when they should, and not since
+        self._drawn: dict[tuple[Device, StreamId], tuple[PublishedStream, AdvertisedStream]] = {}  # for most viewers
         self._people: set[UserId] = set()  # who was here, also beyond trunks
         self._peak = 0
 
@@ -80,12 +82,14 @@ class Conference:
         self._silent = {place for place in self._silent if place[0] != leg.id}
         self._speakers = [speaker for speaker in self._speakers if speaker != leg.id]
         self._wants_changed(now)
+        self._draw_anew(leg)
         if leg.published.streams:
             self._others_see_anew(leg, now)
 
     def publications_changed(self, leg: Leg, now: float) -> None:
         """This leg publishes something else than before."""
         self._mutes.stale = self._mutes.stale or leg.trunk
+        self._draw_anew(leg)
         leg.note_beyond("tracks_per_leg", leg.published.refused)
         self._watch_held(leg, now)
         if leg.trunk:
@@ -122,10 +126,19 @@ class Conference:
             for viewer in self.legs.values():
                 viewer.subscriptions.source_ended(leg.id, ended)
 
+    def _draw_anew(self, leg: Leg) -> None:
+        """Forget how streams of this leg, or of whoever is beyond it, are shown."""
+        for place in [place for place in self._drawn if leg.trunk or place[0] == leg.peer]:
+            del self._drawn[place]
+
     def _others_see_anew(self, leg: Leg, now: float) -> None:
-        for other in self.legs.values():
+        """Have the others see what changed, one after the other where they are many; each of them not too often."""
+        streams = sum(len(each.published.streams) for each in self.legs.values())
+        pace = VIEW_PACE * len(self.legs) * min(streams, MAX_ADVERTISED)
+        apart = pace / 2 / len(self.legs) if pace > VIEW_MERGE else 0.0
+        for place, other in enumerate(self.legs.values()):
             if other.peer != leg.peer and not (leg.trunk and other.trunk):
-                other.set_timer_earlier(Timer.VIEW, now + VIEW_MERGE)
+                other.set_timer_earlier(Timer.VIEW, max(now + VIEW_MERGE + place * apart, other.viewed_at + pace))
 
     def flow_changed(self, event: FlowChanged, now: float) -> None:
         """A source fell silent or sends again: who has another source of the same track takes that one."""
@@ -147,6 +160,7 @@ class Conference:
     def refresh(self, viewer: Leg, now: float) -> None:
         """Work out anew what this leg is shown and sent; tell it of what changed."""
         viewer.cancel_timer(Timer.VIEW)
+        viewer.viewed_at = now
         streams = self._visible(viewer)
         viewer.shown = {
             viewer.names.stream(stream.owner, stream.stream_id): self._advertised(viewer, stream) for stream in streams
@@ -208,14 +222,27 @@ class Conference:
         return [stream for _, stream in chosen]
 
     def _advertised(self, viewer: Leg, stream: PublishedStream) -> AdvertisedStream:
-        tracks: dict[TrackId, AdvertisedTrack] = {
-            viewer.names.track(track.key, stream.stream_id): AdvertisedTrack(track.kind, track.width, track.height)
-            for track in stream.tracks
-        }
+        """How a stream is shown to this leg: the same object for all whose names for its tracks are its publisher's."""
+        names = viewer.names
+        ids = [names.track(track.key, stream.stream_id) for track in stream.tracks]
         user_id = stream.owner.user_id
         audio_muted = stream.audio_muted or self._mutes.mutes(user_id, Kind.AUDIO)
         video_muted = stream.video_muted or self._mutes.mutes(user_id, Kind.VIDEO)
-        return AdvertisedStream(stream.owner, stream.purpose, audio_muted, video_muted, tracks)
+        usual = all(track_id == track.key.track_id for track_id, track in zip(ids, stream.tracks, strict=True))
+        place = (stream.owner, stream.stream_id)
+        if usual and (known := self._drawn.get(place)) is not None:
+            drawn_of, drawn = known
+            same = drawn_of is stream or drawn_of == stream
+            if same and (drawn.audio_muted, drawn.video_muted) == (audio_muted, video_muted):
+                return drawn
+        tracks: dict[TrackId, AdvertisedTrack] = {
+            track_id: AdvertisedTrack(track.kind, track.width, track.height)
+            for track_id, track in zip(ids, stream.tracks, strict=True)
+        }
+        made = AdvertisedStream(stream.owner, stream.purpose, audio_muted, video_muted, tracks)
+        if usual:
+            self._drawn[place] = (stream, made)
+        return made
 
     # ------------------------------------------------------------ what flows to it
 
@@ -223,7 +250,11 @@ class Conference:
         """Take what this leg wants; what exists flows as soon as its m-line is agreed."""
         before = viewer.subscriptions.sizes()
         viewer.keep_subscriptions(event)
-        self._grant(viewer, self._visible(viewer), now)
+        streams = self._visible(viewer)
+        for stream in streams:  # what is visible can be named
+            for track in stream.tracks:
+                viewer.names.track(track.key, stream.stream_id)
+        self._grant(viewer, streams, now)
         after = viewer.subscriptions.sizes()
         changed = [grant for key, grant in viewer.subscriptions.granted.items() if before.get(key) != after.get(key)]
         self._forward(viewer, changed, after)
@@ -235,9 +266,6 @@ class Conference:
         viewer.poll_offers(now)
 
     def _grant(self, viewer: Leg, streams: list[PublishedStream], now: float) -> None:
-        for stream in streams:  # what is visible can be named
-            for track in stream.tracks:
-                viewer.names.track(track.key, stream.stream_id)
         visible = {track.key: track for stream in streams for track in stream.tracks}
         ended, moved = viewer.subscriptions.grant(visible, viewer.subscription_limit)
         viewer.note_beyond("subscriptions_per_leg", viewer.subscriptions.refused)

@@ -134,6 +134,7 @@ class Leg:
         self.bad_messages = BadMessages()
         self.since: float = 0.0
         self.shown: Advertised = {}
+        self.viewed_at = float("-inf")  # when that was worked out last
         self._policy = policy
         self._out = out
         self._timers = timers

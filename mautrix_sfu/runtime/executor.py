@@ -75,6 +75,7 @@ class Executor:
         self._feed = feed
         self._journeys = journeys
         self._connections: dict[LegId, _Connection] = {}
+        self._writer = channel.MetadataWriter()
         self._groups: dict[ConferenceKey, int] = {}
         self._group_size: Tally[ConferenceKey] = Tally()
         self._bytes: dict[ConferenceKey, tuple[int, int]] = {}  # in and out, of each one's legs that are closed
@@ -294,11 +295,11 @@ class Executor:
             case cmd.ChannelOffer():
                 offer = connection.negotiation.pending_offer() if command.again else None
                 sdp = offer or connection.negotiation.make_offer(command.sends)
-                rtc.send(command.leg, channel.encode_description("offer", sdp, command.metadata))
+                rtc.send(command.leg, self._writer.description("offer", sdp, command.metadata))
             case cmd.ChannelAnswer():
-                rtc.send(command.leg, channel.encode_description("answer", command.sdp, command.metadata))
+                rtc.send(command.leg, self._writer.description("answer", command.sdp, command.metadata))
             case cmd.ChannelMetadata():
-                connection.unsent_metadata = channel.encode_metadata(command.metadata)
+                connection.unsent_metadata = self._writer.changed(command.metadata)
                 self._send_metadata(command.leg, connection)
             case (
                 cmd.ChannelSubscription()

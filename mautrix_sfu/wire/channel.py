@@ -7,6 +7,7 @@ from typing import Any, assert_never
 
 from ..core.commands import (
     Advertised,
+    AdvertisedStream,
     ChannelError,
     ChannelPing,
     ChannelPong,
@@ -26,13 +27,14 @@ from ..core.events import (
     TrackSubscription,
     Wanted,
 )
-from ..core.ids import Device, DeviceId, LegId, UserId
+from ..core.ids import Device, DeviceId, LegId, StreamId, UserId
 from ..core.policy import DEFAULT_LIMITS, Limits
 from .fields import Json, MalformedError, items, metadata, obj, pixels, stream_and_track, text
-from .to_device import description_of, metadata_json, metadata_of
+from .to_device import description_of, metadata_of, stream_json
 
 MAX_SUBSCRIPTIONS = 1000  # entries of one message
 MAX_LAYERS = 16  # sizes of one entry
+MAX_TEXTS = 4096  # streams whose JSON is kept
 ERROR_TYPE = "org.matrix.msc3898.error"
 SPEAKER_TYPE = "org.matrix.msc3898.active_speaker"
 SUSPENDED_TYPE = "org.matrix.msc3898.track_suspended"
@@ -136,18 +138,44 @@ def _trunk_track(track: TrunkTrack, *, with_layers: bool = True) -> dict[str, An
     return entry
 
 
-def encode_description(kind: str, sdp: str, advertised: Advertised) -> str:
-    """`m.call.negotiate`."""
-    return _message(
-        "m.call.negotiate",
-        {"description": {"type": kind, "sdp": sdp}, "sdp_stream_metadata": metadata_json(advertised)},
-    )
+class MetadataWriter:
+    """Writes messages with stream metadata. A stream that many participants are shown is written once for all of them.
 
+    In a call of hundreds each of them is told of all the others whenever one comes or goes.
+    """
 
-def encode_metadata(advertised: Advertised) -> str:
-    """`m.call.sdp_stream_metadata_changed`."""
-    return _message("m.call.sdp_stream_metadata_changed", {"sdp_stream_metadata": metadata_json(advertised)})
+    def __init__(self) -> None:
+        # By identity, as the core shows everybody the same object; it is kept so that no other has its identity.
+        self._texts: dict[int, tuple[AdvertisedStream, StreamId, str]] = {}
+
+    def description(self, kind: str, sdp: str, advertised: Advertised) -> str:
+        """`m.call.negotiate`."""
+        description = _json({"type": kind, "sdp": sdp})
+        content = f'"description":{description},"sdp_stream_metadata":{self._metadata(advertised)}'
+        return f'{{"type":"m.call.negotiate","content":{{{content}}}}}'
+
+    def changed(self, advertised: Advertised) -> str:
+        """`m.call.sdp_stream_metadata_changed`."""
+        content = f'"sdp_stream_metadata":{self._metadata(advertised)}'
+        return f'{{"type":"m.call.sdp_stream_metadata_changed","content":{{{content}}}}}'
+
+    def _metadata(self, advertised: Advertised) -> str:
+        if len(self._texts) > MAX_TEXTS:
+            self._texts.clear()
+        return f"{{{','.join([self._entry(stream_id, stream) for stream_id, stream in advertised.items()])}}}"
+
+    def _entry(self, stream_id: StreamId, stream: AdvertisedStream) -> str:
+        known = self._texts.get(id(stream))
+        if known is not None and known[1] == stream_id:
+            return known[2]
+        text = f"{_json(stream_id)}:{_json(stream_json(stream))}"
+        self._texts[id(stream)] = (stream, stream_id, text)
+        return text
 
 
 def _message(event_type: str, content: dict[str, Any]) -> str:
-    return json.dumps({"type": event_type, "content": content}, separators=(",", ":"), ensure_ascii=False)
+    return _json({"type": event_type, "content": content})
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)

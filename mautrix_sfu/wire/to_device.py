@@ -6,7 +6,16 @@ import json
 from collections.abc import Mapping
 from typing import Any, assert_never
 
-from ..core.commands import Address, Advertised, SendAnswer, SendHangup, SendInvite, SendNegotiate, SendReject
+from ..core.commands import (
+    Address,
+    Advertised,
+    AdvertisedStream,
+    SendAnswer,
+    SendHangup,
+    SendInvite,
+    SendNegotiate,
+    SendReject,
+)
 from ..core.events import Answer, DeviceNegotiate, Envelope, Hangup, Invite, Metadata, Noted, ToDevice
 from ..core.ids import CallId, ConfId, Device, DeviceId, RoomId, SessionId, UserId
 from ..core.policy import DEFAULT_LIMITS, Limits
@@ -115,21 +124,23 @@ def metadata_of(content: Json) -> Metadata | None:
 
 def metadata_json(advertised: Advertised) -> dict[str, Any]:
     """Stream metadata as it is sent, with user and device stamped."""
+    return {stream_id: stream_json(stream) for stream_id, stream in advertised.items()}
+
+
+def stream_json(stream: AdvertisedStream) -> dict[str, Any]:
+    """One entry of it."""
     return {
-        stream_id: {
-            "purpose": stream.purpose,
-            "user_id": stream.owner.user_id,
-            "device_id": stream.owner.device_id,
-            "audio_muted": stream.audio_muted,
-            "video_muted": stream.video_muted,
-            "tracks": {
-                track_id: {"kind": track.kind.value}
-                | ({"width": track.width} if track.width else {})
-                | ({"height": track.height} if track.height else {})
-                for track_id, track in stream.tracks.items()
-            },
-        }
-        for stream_id, stream in advertised.items()
+        "purpose": stream.purpose,
+        "user_id": stream.owner.user_id,
+        "device_id": stream.owner.device_id,
+        "audio_muted": stream.audio_muted,
+        "video_muted": stream.video_muted,
+        "tracks": {
+            track_id: {"kind": track.kind.value}
+            | ({"width": track.width} if track.width else {})
+            | ({"height": track.height} if track.height else {})
+            for track_id, track in stream.tracks.items()
+        },
     }
 
 

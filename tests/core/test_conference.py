@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
+
 from mautrix_sfu.core import commands as cmd
+from mautrix_sfu.core import conference
 from mautrix_sfu.core import events as ev
 from mautrix_sfu.core.ids import Device, DeviceId, Kind, LegId, Mid, StreamId, TrackId, UserId
 from mautrix_sfu.core.subscriptions import MAX_UNFULFILLED
 
-from .script import ALICE, BOB, FOCUS, OTHER_FOCUS, Script, audio, camera, of, one, video
+from .script import ALICE, BOB, CAROL, FOCUS, OTHER_FOCUS, Script, audio, camera, of, one, video
 
 
 def streams(command: cmd.ChannelMetadata | cmd.ChannelOffer | cmd.SendAnswer) -> set[str]:
@@ -46,6 +49,62 @@ def test_changes_of_metadata_are_merged_for_a_tenth_of_a_second() -> None:
     told = one(script.wait(0.15), cmd.ChannelMetadata)
     assert told.leg == alice
     assert told.metadata[StreamId("b")].video_muted
+
+
+def large_call(monkeypatch: pytest.MonkeyPatch, people: int = 6) -> tuple[Script, list[LegId]]:
+    """A call that takes as long to tell everybody of everybody as one of hundreds: a second or two."""
+    monkeypatch.setattr(conference, "VIEW_PACE", 1.8 / people**2)
+    script = Script()
+    legs = [script.join(Device(UserId(f"@p{n}:hs"), DeviceId("D")), f"s{n}") for n in range(people)]
+    script.wait(10)
+    return script, legs
+
+
+def test_in_a_large_call_people_are_told_of_a_newcomer_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    script, legs = large_call(monkeypatch)
+    script.join(ALICE, "new")
+    told: list[LegId] = []
+    most = 0
+    for _ in range(30):
+        now = [command.leg for command in of(script.wait(0.05), cmd.ChannelMetadata)]
+        told += now
+        most = max(most, len(now))
+    assert sorted(told) == legs, "each of them once, within a second and a half"
+    assert most == 1
+    assert all("new" in streams(last_metadata(script, leg)) for leg in legs)
+
+
+def test_in_a_large_call_where_much_changes_nobody_is_told_all_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    script, legs = large_call(monkeypatch)
+    before = len(of(script.commands, cmd.ChannelMetadata))
+    for width in range(60):
+        video_track = {TrackId("s0-v"): ev.TrackMetadata(Kind.VIDEO, 100 + width, 720)}
+        stream = ev.StreamMetadata("m.usermedia", False, False, video_track)
+        script.say(ev.MetadataChanged(legs[0], {StreamId("s0"): stream}))
+        script.wait(0.1)
+    told = of(script.commands, cmd.ChannelMetadata)[before:]
+    assert all(2 <= sum(command.leg == leg for command in told) <= 5 for leg in legs[1:])
+    script.say(ev.MetadataChanged(legs[0], camera("s0", "s0-a", "s0-v", muted=True)))
+    script.wait(3)
+    assert all(last_metadata(script, leg).metadata[StreamId("s0")].video_muted for leg in legs[1:])
+
+
+def test_a_stream_is_drawn_once_for_all_and_apart_for_who_knows_its_ids_from_somebody_else() -> None:
+    script, alice, bob = pair()
+    carol = script.join(CAROL, "c")
+    script.wait(0.5)
+    shown = [last_metadata(script, leg).metadata[StreamId("c")] for leg in (alice, bob)]
+    assert shown[0] is shown[1]
+    dave = Device(UserId("@dave:hs"), DeviceId("D"))
+    leg = script.join(dave, "d")
+    script.publishes[dave] = (audio("a", "a-a"), video("a", "a-v"))  # ids that Alice has too
+    script.offer(leg, metadata=camera("a", "a-a", "a-v"))
+    script.wait(0.5)
+    by_bob = last_metadata(script, bob).metadata
+    assert by_bob[StreamId("a")].owner == ALICE
+    made = next(stream for stream_id, stream in by_bob.items() if stream.owner.user_id == "@dave:hs")
+    assert not set(made.tracks) & set(by_bob[StreamId("a")].tracks)
+    assert last_metadata(script, carol).metadata[StreamId("a")] is by_bob[StreamId("a")]
 
 
 def test_a_subscription_is_offered_agreed_and_flows_in_the_size_asked_for() -> None:

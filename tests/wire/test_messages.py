@@ -211,6 +211,32 @@ def test_an_answer_has_all_fields_that_the_deployed_client_demands() -> None:
     assert metadata["tracks"] == {"t": {"kind": "video", "width": 1280, "height": 720}}
 
 
+def test_metadata_that_is_written_piece_by_piece_is_the_json_that_it_would_be_in_one() -> None:
+    writer = channel.MetadataWriter()
+    streams = dict(advertised(3))
+    names = (*streams, StreamId('sfu-1"\\'))
+    streams = dict(zip(names, (*streams.values(), streams[StreamId("stream-0")]), strict=True))
+    for shown in (streams, streams, dict(reversed(streams.items())), {}):
+        metadata = to_device.metadata_json(shown)
+        message = json.loads(writer.changed(shown))
+        assert message == {
+            "type": "m.call.sdp_stream_metadata_changed",
+            "content": {"sdp_stream_metadata": metadata},
+        }
+        assert list(message["content"]["sdp_stream_metadata"]) == list(metadata)
+        assert json.loads(writer.description("offer", 'v=0\r\ns="ü"', shown)) == {
+            "type": "m.call.negotiate",
+            "content": {"description": {"type": "offer", "sdp": 'v=0\r\ns="ü"'}, "sdp_stream_metadata": metadata},
+        }
+
+
+def test_the_writer_of_metadata_keeps_the_texts_of_a_bounded_number_of_streams() -> None:
+    writer = channel.MetadataWriter()
+    for _ in range(40):
+        assert json.loads(writer.changed(advertised(300)))
+        assert len(writer._texts) <= channel.MAX_TEXTS + 300
+
+
 @pytest.mark.parametrize("bad", ["x" * 129, "a b", "x\r\na=evil:1", "ü", ""])
 def test_a_stream_or_track_id_that_no_msid_can_have_is_refused_wherever_it_comes(bad: str) -> None:
     def code(event_type: str, **content: Any) -> str:
