@@ -17,7 +17,7 @@ CARGO := --manifest-path media/Cargo.toml
 RUST_SOURCES := $(shell find media -name target -prune -o -type f -print 2>/dev/null)
 WEB_SOURCES := $(shell find web -name node_modules -prune -o -name dist -prune -o -name test-results -prune -o -type f -print 2>/dev/null)
 
-.PHONY: help prerequisites venv build rust page lint lint-python lint-rust lint-web format test test-quick bench bench-cascade bench-forward \
+.PHONY: help prerequisites prerequisites-test synapse venv build rust page lint lint-python lint-rust lint-web format test test-quick bench bench-cascade bench-forward \
 	bench-latency bench-join bench-memory load demo wheel wheel-manylinux sdist \
 	test-packaging image-steps clean
 .DELETE_ON_ERROR:
@@ -27,6 +27,9 @@ help: ## show this list
 
 prerequisites: ## say what this machine lacks, and install Debian packages if run as root
 	@scripts/prerequisites.sh build
+
+prerequisites-test: prerequisites
+	@scripts/prerequisites.sh test
 
 venv: $(VENV_STAMP) ## the virtual environment .venv with all that development needs
 
@@ -70,7 +73,7 @@ lint-rust: $(MODULE)
 	cargo fmt $(CARGO) --check
 	cargo clippy $(CARGO) --locked --all-targets --quiet -- -D warnings
 	cargo fmt --manifest-path bench/load/Cargo.toml --check
-	cargo clippy --manifest-path bench/load/Cargo.toml --locked --quiet -- -D warnings
+	cargo clippy --manifest-path bench/load/Cargo.toml --target-dir media/target --locked --quiet -- -D warnings
 	PYO3_PYTHON=$(CURDIR)/$(BIN)/python cargo clippy $(CARGO) --locked --features python --quiet -- -D warnings
 	$(BIN)/python -m mypy.stubtest mautrix_sfu._media
 
@@ -83,12 +86,13 @@ format: $(VENV_STAMP) $(NODE_MODULES) ## rewrite the sources as the linters want
 	cd web && npm run --silent format
 	cargo fmt $(CARGO)
 
+synapse: $(SYNAPSE) ## the Synapse that the tests run, in .cache
+
 $(SYNAPSE): scripts/install_synapse.py $(VENV_STAMP)
 	@$(BIN)/python scripts/install_synapse.py
 	@touch $@
 
-test: build $(SYNAPSE) ## all tests, with a real Synapse and a real browser
-	@scripts/prerequisites.sh test
+test: build synapse prerequisites-test ## all tests, with a real Synapse and a real browser
 	@$(BIN)/python scripts/test.py
 
 test-quick: build ## the tests that need no Synapse, browser, PostgreSQL or Prometheus
@@ -118,8 +122,7 @@ bench-memory: build load ## resident memory of a thousand legs (root)
 $(LIBSRTP): scripts/libsrtp_openssl.sh
 	@scripts/libsrtp_openssl.sh $(dir $@) || true
 
-test-packaging: build $(SYNAPSE) ## what is shipped, built from nothing: the image's steps, the source distribution (minutes)
-	@scripts/prerequisites.sh test
+test-packaging: build synapse prerequisites-test ## what is shipped, built from nothing: the image's steps, the source distribution (minutes)
 	@$(BIN)/python -m pytest -m packaging
 
 image-steps: $(VENV_STAMP) ## carry out the Dockerfile without an engine, on a copy of this machine (as root)
