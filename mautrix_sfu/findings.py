@@ -37,3 +37,8 @@ def warn(what: str, remedy: str) -> Finding:
 def fail(what: str, remedy: str) -> Finding:
     """Something to mend, and how."""
     return Finding("fail", what, remedy)
+
+
+def sentence(text: str) -> str:
+    """An error's line as a finding begins: with a capital."""
+    return text[:1].upper() + text[1:]

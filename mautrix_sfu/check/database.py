@@ -6,7 +6,7 @@ import os
 
 from ..config import DatabaseConfig
 from ..errors import ExitCode, FatalError
-from ..findings import Finding, fail, ok, warn
+from ..findings import Finding, fail, ok, sentence, warn
 from ..store import Store, sqlite_path
 
 _REMEDIES = {
@@ -26,7 +26,7 @@ async def database(config: DatabaseConfig, running: bool) -> Finding:
         store = await Store.open(config.url, False, lambda _: None, patience=0.0)
         await store.close()
     except FatalError as error:
-        what = f"{error}"[:1].upper() + f"{error}"[1:]
+        what = sentence(str(error))
         if error.exit_code is ExitCode.DATABASE_LOCKED and running:
             return ok("The running focus uses the database")
         if error.exit_code is ExitCode.DATABASE_SCHEMA and config.migrate and "newer version" not in what:

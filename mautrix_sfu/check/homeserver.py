@@ -12,7 +12,7 @@ from mautrix.api import Method, Path, SynapseAdminPath
 from yarl import URL
 
 from ..errors import FatalError
-from ..findings import Finding, fail, ok, warn
+from ..findings import Finding, fail, ok, sentence, warn
 from ..matrix import As, RefusedError, UnavailableError, introduce, marks_soft_failed, server_version
 from .installation import FETCH_ERRORS, Installation, fetch, fetch_object
 
@@ -75,7 +75,7 @@ async def knows_us(it: Installation) -> Finding:
     try:
         await introduce(it.homeserver, 0.0)
     except FatalError as error:
-        return fail(_sentence(str(error)), "generate the registration again (-g), and restart the homeserver")
+        return fail(sentence(str(error)), "generate the registration again (-g), and restart the homeserver")
     return ok(f"The registration is loaded, the as_token right, and the focus is {it.homeserver.focus}")
 
 
@@ -196,7 +196,3 @@ async def clock(it: Installation) -> list[Finding]:
     """The clock alone, for a start: the rest of `answers` ends a start anyway."""
     findings = await answers(it)
     return findings[1:]
-
-
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:]

@@ -12,7 +12,7 @@ from yarl import URL
 
 from ..config import Config
 from ..errors import FatalError
-from ..findings import Finding, fail, ok, warn
+from ..findings import Finding, fail, ok, sentence, warn
 from ..media import Media, advertised, open_media
 from .installation import FETCH_ERRORS, Installation, fetch, fetch_object
 
@@ -70,7 +70,7 @@ def media(config: Config, running: bool) -> list[Finding]:
         opened = open_media(config.media)
     except FatalError as error:
         if not running:
-            return [fail(_sentence(str(error)), "end what uses the port, or change media.addresses and media.port")]
+            return [fail(sentence(str(error)), "end what uses the port, or change media.addresses and media.port")]
         return addresses(config, _interfaces(config))
     try:
         bound = opened.local_addresses
@@ -213,7 +213,3 @@ async def _proxied(it: Installation, url: str) -> Finding:
 
 def _has_port(name: str) -> bool:
     return name.rpartition("]")[2].count(":") == 1
-
-
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:]

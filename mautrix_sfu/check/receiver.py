@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hmac
 import json
 from typing import Any
 
 from aiohttp import web
 
-MAX_BODY = 32 * 1024 * 1024  # bytes, as the focus takes
+from ..matrix import MAX_BODY, has_token
 
 
 class Receiver:
@@ -42,9 +41,7 @@ class Receiver:
         return self.transactions
 
     def _authorized(self, request: web.Request) -> bool:
-        header = request.headers.get("Authorization", "")
-        token = header.removeprefix("Bearer ") if header else request.query.get("access_token", "")
-        if hmac.compare_digest(token.encode(errors="surrogateescape"), self._token):
+        if has_token(request, self._token):
             return True
         self.unauthorized += 1
         return False

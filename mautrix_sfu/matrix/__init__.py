@@ -15,8 +15,10 @@ from .interface import (
 )
 from .introduction import introduce, marks_soft_failed, server_version
 from .ping import PING_ERRORS, ping_path
+from .transactions import MAX_BODY, has_token
 
 __all__ = [
+    "MAX_BODY",
     "PING_ERRORS",
     "As",
     "Count",
@@ -32,6 +34,7 @@ __all__ = [
     "RefusedError",
     "Timed",
     "UnavailableError",
+    "has_token",
     "introduce",
     "marks_soft_failed",
     "ping_path",

@@ -19,6 +19,7 @@ LONG_POLL = 20.0  # seconds
 ANSWER_WITHIN = 15.0  # seconds beyond the long poll
 CEILING = 5.0  # seconds between tries: nobody can call while a homeserver that is back goes unnoticed
 MAX_BACKLOG_PAGES = 100  # of 100 messages each, gathered before they are handed up together
+MAX_BACKLOG_SIZE = 16 * 1024 * 1024  # characters of them, about: a message may have 64 KiB
 
 _NOTHING = {"not_types": ["*"]}
 FILTER = json.dumps({"presence": _NOTHING, "account_data": _NOTHING, "room": {"rooms": []}}, separators=(",", ":"))
@@ -62,8 +63,7 @@ class Inbox:
         while True:
             try:
                 if gather:
-                    await self._gather()
-                    gather = False
+                    gather = await self._gather()
                 else:
                     messages, position = await self._page(LONG_POLL)
                     self._hand_up(messages, position)
@@ -78,22 +78,27 @@ class Inbox:
             else:
                 backoff.reset()
 
-    async def _gather(self) -> None:
-        """Read all pages that wait, then hand them up together; what was read before a failure is not lost."""
+    async def _gather(self) -> bool:
+        """Read all pages that wait, then hand them up together; what was read before a failure is not lost.
+
+        True if there may be more: they were too many, or too large.
+        """
         backlog: list[Message] = []
-        position = self._position or ""
+        position, size = self._position or "", 0
         try:
             for _ in range(MAX_BACKLOG_PAGES):
                 messages, position = await self._page(0.0)
                 self._position = position
                 backlog += messages
-                if not messages:
+                size += sum(len(str(message.content)) for message in messages)
+                if not messages or size > MAX_BACKLOG_SIZE:
                     break
         except (UnavailableError, RefusedError):
             if backlog:
                 self._hand_up(backlog, position)
             raise
         self._hand_up(backlog, position)
+        return bool(messages)
 
     def _hand_up(self, messages: list[Message], position: str) -> None:
         self._position = position

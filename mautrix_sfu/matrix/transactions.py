@@ -101,9 +101,7 @@ class Listener(AppServiceServerMixin):
 
     def _check_token(self, request: web.Request) -> bool:
         """Compare in constant time; called by mautrix for every route."""
-        header = request.headers.get("Authorization", "")
-        token = header.removeprefix("Bearer ") if header else request.query.get("access_token", "")
-        if hmac.compare_digest(token.encode(errors="surrogateescape"), self._token):
+        if has_token(request, self._token):
             return True
         self._count(Counted.UNAUTHORIZED, 1)
         return False
@@ -218,6 +216,13 @@ class Listener(AppServiceServerMixin):
                 ):
                     return age / 1000
         return None
+
+
+def has_token(request: web.Request, token: bytes) -> bool:
+    """Whether a request has this `hs_token`, in its header or as older homeservers send it; in constant time."""
+    header = request.headers.get("Authorization", "")
+    found = header.removeprefix("Bearer ") if header else request.query.get("access_token", "")
+    return hmac.compare_digest(found.encode(errors="surrogateescape"), token)
 
 
 def _is_event(event: RawEvent) -> bool:

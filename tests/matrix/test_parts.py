@@ -13,7 +13,7 @@ from aiohttp import web
 from mautrix.api import Method
 
 from mautrix_sfu.core.ids import Device, DeviceId, RoomId, UserId
-from mautrix_sfu.matrix import Counted, Message, RawEvent, health, ping, transactions
+from mautrix_sfu.matrix import Counted, Message, RawEvent, health, ping, to_device, transactions
 from mautrix_sfu.matrix.bot_room import BotRooms
 from mautrix_sfu.matrix.health import Health
 from mautrix_sfu.matrix.homeserver import Homeserver, RefusedError, UnavailableError
@@ -274,6 +274,34 @@ async def test_a_page_that_comes_twice_is_handed_up_once(serve: Serve) -> None:
     worker.cancel()
     await asyncio.gather(worker, return_exceptions=True)
     assert batches == [([Message("@a:x", "m.call.invite", {"n": 1})], "s1")]
+
+
+async def test_a_large_backlog_comes_up_in_order_and_in_pieces_that_fit_into_memory(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(to_device, "MAX_BACKLOG_SIZE", 100_000)
+
+    def sync(request: web.Request) -> web.Response:
+        number = int(request.query.get("since", "s0")[1:])
+        if number == 20:
+            return web.json_response({"next_batch": "s20"})
+        event = {"sender": "@a:x", "type": "m.call.invite", "content": {"n": number, "padding": "x" * 30_000}}
+        return web.json_response({"next_batch": f"s{number + 1}", "to_device": {"events": [event]}})
+
+    async def no_device() -> None:
+        raise AssertionError
+
+    batches: list[list[Message]] = []
+    client = await serve(sync)
+    inbox = Inbox(client, Health(lambda _: None), lambda found, _: batches.append(found), no_device, ignore, "s0")
+    worker = asyncio.create_task(inbox.work())
+    async with asyncio.timeout(45):
+        while sum(map(len, batches)) < 20:
+            await asyncio.sleep(0.01)
+    worker.cancel()
+    await asyncio.gather(worker, return_exceptions=True)
+    assert [message.content["n"] for batch in batches for message in batch] == list(range(20))
+    assert [len(batch) for batch in batches] == [4] * 5
 
 
 async def test_a_room_that_changed_while_it_was_read_is_read_again(serve: Serve) -> None:
