@@ -220,3 +220,52 @@ async def test_an_overloaded_media_thread_refuses_newcomers_and_serves_those_who
                 await asyncio.sleep(0.1)
         await call.join(carol)
     assert await focus.metric("mautrix_sfu_bounds_hit_total", cause="overload_media_cpu") == before + 1
+
+
+# So many ask for the metrics again and again: whoever waits for the event loop, waits for all of their answers.
+SCRAPES = """
+import asyncio, sys
+async def scrape():
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(sys.argv[1]))
+    while True:
+        writer.write(b"GET /metrics HTTP/1.1\\r\\nHost: localhost\\r\\n\\r\\n")
+        head = await reader.readuntil(b"\\r\\n\\r\\n")
+        length = next(line for line in head.split(b"\\r\\n") if line.lower().startswith(b"content-length:"))
+        await reader.readexactly(int(length.split(b":")[1]))
+async def main():
+    await asyncio.gather(*(scrape() for _ in range(100)))
+asyncio.run(main())
+"""
+
+
+async def test_a_late_event_loop_refuses_newcomers_and_those_who_are_there_go_on(call: Call) -> None:
+    focus = call.deployment.focus
+    alice, bob = await call.joined("alice", "bob")
+    carol = await call.participant("carol")
+    focus.edit("overload", loop_lag=0.1)
+    await focus.reload()
+    before = await focus.metric("mautrix_sfu_bounds_hit_total", cause="overload_loop_lag")
+    began = time.monotonic()
+    flood = await asyncio.create_subprocess_exec(*guarded([sys.executable, "-c", SCRAPES, str(focus.page_port)]))
+    try:
+        async with asyncio.timeout(40):
+            while await focus.not_ready() != ["overload: no new connections are taken (loop_lag)"]:
+                await asyncio.sleep(0.1)
+        print(f"noticed after {time.monotonic() - began:.1f} s")
+        with pytest.raises(RefusedError, match="user_busy"):
+            await call.join(carol)
+        seen, heard = bob.video_of(alice).packets, alice.audio_of(bob).packets
+        await bob.until(lambda: bob.video_of(alice).packets > seen + 30, what="the picture goes on")
+        await alice.until(lambda: alice.audio_of(bob).packets > heard + 30, what="the voice goes on")
+        pongs = len(bob.said("m.call.pong"))
+        bob.tell("m.call.ping")
+        await bob.until(lambda: len(bob.said("m.call.pong")) > pongs, what="an answer, though a late one")
+    finally:
+        flood.kill()
+        await flood.wait()
+    assert await focus.metric("mautrix_sfu_bounds_hit_total", cause="overload_loop_lag") == before + 1
+    assert (alice.hung_up, bob.hung_up) == (None, None)
+    async with asyncio.timeout(40):
+        while await focus.not_ready():
+            await asyncio.sleep(0.1)
+    await call.join(carol)
