@@ -29,7 +29,7 @@ async def kick(request: Request, operations: Operations) -> Reply:
         device = DeviceId(words.pop(0))
     elif words and words[0].isascii() and words[0].isupper() and len(words[0]) >= 6:  # as homeservers make device ids
         raise RefusedError(f"{user} is in no call with a device {words[0]}, but with {', '.join(sorted(devices))}.")
-    operations.kick(user, device, " ".join(words) or f"by {request.sender}")
+    operations.kick(user, device, " ".join(words))
     gone = [leg for leg in legs if device in (None, leg.peer.device_id)]
     return paragraph(f"{some(len(gone), 'connection')} of {user} ended; kept out for a while.")
 

@@ -132,11 +132,20 @@ class SendAnswer:
 
 
 @dataclass(frozen=True, slots=True)
+class Removed:
+    """Somebody is kept out by the operator's word: a client that tries again by itself does so in vain."""
+
+    cause: str  # "kicked", "call_ended", "banned", "not_allowed", "guest"
+    why: str = ""  # in the operator's words
+
+
+@dataclass(frozen=True, slots=True)
 class SendReject:
     """`m.call.reject`."""
 
     address: Address
     reason: str
+    removed: Removed | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +154,7 @@ class SendHangup:
 
     address: Address
     reason: str
+    removed: Removed | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from collections import OrderedDict
 
 from .ids import ConferenceKey, Device, DeviceId, SessionId, UserId
 
+KICKED, CALL_ENDED = "kicked", "call_ended"  # by an operator
 REMEMBERED_SESSIONS = 4096  # kicked ones: they may not come back by themselves
 
 
@@ -64,9 +65,9 @@ class Doors:
     def keep_out(self, who: Device, key: ConferenceKey | None, session: SessionId | None) -> str | None:
         """Why this device may not come now, by the operator's word; None: it may."""
         if (who, session) in self._sessions or not self._people.keys().isdisjoint(_names(who)):
-            return "kicked"
+            return KICKED
         if key is not None and key in self._calls:
-            return "call_ended"
+            return CALL_ENDED
         return None
 
     def refuse_new(self, *, running: bool) -> str | None:

@@ -6,7 +6,7 @@ from . import events as ev
 from .admission import Place, find_place, limit_hit
 from .books import Books
 from .commands import ApplyOffer, Counter, OpenLeg
-from .grades import REASON_BUSY, REASON_PLAIN, REASON_REFUSED, Grades
+from .grades import BY_THE_OPERATOR, REASON_BUSY, REASON_PLAIN, REASON_REFUSED, Grades
 from .ids import ConferenceKey
 from .leg import Leg, PendingOffer, Via
 from .lobby import Lobby
@@ -19,7 +19,6 @@ from .shares import Shares
 from .trunks import Trunks
 
 TOLD = (1, 0.1)  # rejects of invites that are too many, to one user: at once, and a second
-BY_THE_OPERATOR = frozenset(("banned", "not_allowed", "guest"))  # no room state that is on its way changes these
 
 
 class Entrance:

@@ -8,8 +8,9 @@ from . import events as ev
 from .admission import newest
 from .books import Books
 from .cascade import Cascade
-from .commands import About, BindLeg, CloseLeg, Counter, ForgetLeg, Level, SendHangup, SendReject
+from .commands import About, BindLeg, CloseLeg, Counter, ForgetLeg, Level, Removed, SendHangup, SendReject
 from .conference import Conference
+from .doors import CALL_ENDED, KICKED
 from .ids import ConferenceKey
 from .leg import Leg, State, Timer, address_to
 from .membership import Grade, Standing
@@ -19,6 +20,7 @@ from .rooms import Rooms
 REASON_BUSY = "user_busy"
 REASON_REFUSED = "unknown_error"
 REASON_PLAIN = "encryption_required"
+BY_THE_OPERATOR = frozenset(("banned", "not_allowed", "guest"))  # no room state that is on its way changes these
 
 
 class Grades:
@@ -40,7 +42,8 @@ class Grades:
                 continue
             standing = self.standing(leg, now)
             if standing.out:
-                self.end(leg, "user_hangup", now)
+                removed = Removed(standing.cause) if standing.cause in BY_THE_OPERATOR else None
+                self.end(leg, "user_hangup", now, removed=removed)
             elif leg.listed and not standing.listed:
                 self.end(leg, "new_session" if standing.cause == "other_session" else "user_hangup", now)
             else:
@@ -136,7 +139,7 @@ class Grades:
             conference.ended(now)
             del self._books.conferences[conference.key]
 
-    def end(self, leg: Leg, reason: str, now: float, *, tell: bool = True) -> None:
+    def end(self, leg: Leg, reason: str, now: float, *, tell: bool = True, removed: Removed | None = None) -> None:
         """End a leg: no packet first, then word to its peer, the store, and the others."""
         if leg.state is State.ENDED:
             return
@@ -145,7 +148,7 @@ class Grades:
         self.remove(leg, now, silent=leg.state is State.INVITING and tell)
         self._books.remember_end((leg.peer, leg.envelope.call_id))
         if address is not None:
-            self._out.put(SendHangup(address, reason))
+            self._out.put(SendHangup(address, reason, removed))
         self._out.put(ForgetLeg(stored))
         self._out.count(Counter.LEGS_ENDED, reason)
         self._out.log(Level.INFO, f"leg ended: {reason}", leg.about)
@@ -163,9 +166,10 @@ class Grades:
             self._cascade.ended(leg.conference, leg.peer, leg.id, now, silent=silent)
 
     def refuse(self, envelope: ev.Envelope, reason: str, cause: str) -> None:
-        """Refuse an invite: a word to its sender, which says no more than that."""
+        """Refuse an invite: a word to its sender, which says no more than that, but where the operator wants it so."""
         self._out.count(Counter.REFUSALS, cause, envelope.sender)
         about = About(None, envelope.sender, envelope.room_id, envelope.conf_id)
         self._out.log(Level.INFO, f"invite refused: {cause}", about)
         self._books.remember_end((envelope.sender, envelope.call_id))
-        self._out.put(SendReject(address_to(envelope, self._books.policy, 0), reason))
+        removed = Removed(cause) if cause in BY_THE_OPERATOR or cause in (KICKED, CALL_ENDED) else None
+        self._out.put(SendReject(address_to(envelope, self._books.policy, 0), reason, removed))

@@ -6,7 +6,8 @@ from dataclasses import replace
 from typing import assert_never
 
 from .books import Books
-from .commands import About, Level
+from .commands import About, Level, Removed
+from .doors import CALL_ENDED, KICKED
 from .grades import REASON_BUSY, Grades
 from .ids import Kind, UserId
 from .leg import Leg
@@ -67,7 +68,7 @@ class Operator:
                 self._books.doors.end(event.key, now + self._books.policy.kick_time)
                 self._out.log(Level.INFO, "call ended by an operator", About.call(event.key))
                 for leg in [leg for leg in self._books.legs.values() if leg.conference == event.key]:
-                    self._grades.end(leg, REASON_ENDED, now)
+                    self._grades.end(leg, REASON_ENDED, now, removed=Removed(CALL_ENDED))
             case SetMuted():
                 self._mute(event, now)
             case PolicyChanged():
@@ -92,10 +93,10 @@ class Operator:
         doors.kick(event.user_id, event.device_id, now + self._books.policy.kick_time)
         for leg in list(self._books.legs.values()):
             if leg.peer.user_id == event.user_id and event.device_id in (None, leg.peer.device_id):
-                self._out.log(Level.INFO, f"kicked: {event.reason}", leg.about)
+                self._out.log(Level.INFO, f"kicked: {event.reason or 'without a reason'}", leg.about)
                 if not leg.trunk:
                     doors.kick_session(leg.peer, leg.session)
-                self._grades.end(leg, REASON_ENDED, now)
+                self._grades.end(leg, REASON_ENDED, now, removed=Removed(KICKED, event.reason))
 
     def _mute(self, event: SetMuted, now: float) -> None:
         kinds = tuple(Kind) if event.kind is None else (event.kind,)

@@ -15,7 +15,7 @@ class Kick:
 
     user_id: UserId
     device_id: DeviceId | None  # None: all
-    reason: str  # for the log
+    reason: str  # for the log, and for who is kicked
 
 
 @dataclass(frozen=True, slots=True)

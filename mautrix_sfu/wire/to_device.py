@@ -27,6 +27,8 @@ MAX_ANSWER_EVENT = 44 * 1024
 MAX_LIFETIME = 120.0  # seconds
 METADATA_KEYS = ("org.matrix.msc3077.sdp_stream_metadata", "sdp_stream_metadata")
 ROOM_KEY = "org.matrix.msc3898.room_id"
+REMOVED_KEY = "org.matrix.msc3898.removed"
+MAX_WHY = 200  # characters of an operator's reason
 NOTED = ("m.call.candidates", "m.call.select_answer")
 TYPES = frozenset(("m.call.invite", "m.call.answer", "m.call.hangup", "m.call.reject", "m.call.negotiate", *NOTED))
 REASONS = frozenset(
@@ -163,14 +165,21 @@ def encode(
             fits = len(json.dumps(with_metadata, ensure_ascii=False).encode()) <= MAX_ANSWER_EVENT
             return "m.call.answer", with_metadata if fits else content
         case SendReject():
-            return "m.call.reject", content | {"reason": command.reason}
+            return "m.call.reject", content | {"reason": command.reason} | _removed(command)
         case SendHangup():
-            return "m.call.hangup", content | {"reason": command.reason}
+            return "m.call.hangup", content | {"reason": command.reason} | _removed(command)
         case SendNegotiate():
             content["description"] = {"type": "answer", "sdp": command.sdp}
             return "m.call.negotiate", content | {METADATA_KEYS[0]: metadata_json(command.metadata)}
         case _:
             assert_never(command)
+
+
+def _removed(command: SendReject | SendHangup) -> dict[str, Any]:
+    removed = command.removed
+    if removed is None:
+        return {}
+    return {REMOVED_KEY: {"cause": removed.cause} | ({"reason": removed.why[:MAX_WHY]} if removed.why else {})}
 
 
 def _fields(address: Address, focus: Device) -> dict[str, Any]:

@@ -57,6 +57,7 @@ def test_a_kick_ends_all_legs_of_a_user_packets_first_and_nobody_elses() -> None
     done = script.say(orders.Kick(ALICE.user_id, None, "rude"))
     assert {close.leg for close in of(done, cmd.CloseLeg)} == {alice, second}
     assert {hangup.reason for hangup in of(done, cmd.SendHangup)} == {"user_hangup"}
+    assert {hangup.removed for hangup in of(done, cmd.SendHangup)} == {cmd.Removed("kicked", "rude")}
     assert [leg.leg for leg in script.focus.view(script.now).legs] == [bob]
 
 
@@ -70,7 +71,8 @@ def test_who_was_kicked_is_refused_for_a_time_and_in_the_same_session_for_good()
     script, _, _ = call_of_two()
     script.say(orders.Kick(ALICE.user_id, None, ""))
     script.list_device(ALICE, session="fresh")
-    assert one(script.invite(ALICE, "fresh-1", session="fresh"), cmd.SendReject).reason == "unknown_error"
+    refused = one(script.invite(ALICE, "fresh-1", session="fresh"), cmd.SendReject)
+    assert (refused.reason, refused.removed) == ("unknown_error", cmd.Removed("kicked"))
     script.wait(script.policy.kick_time)
     script.list_device(ALICE)
     assert of(script.invite(ALICE, "old-session"), cmd.SendReject)
@@ -83,7 +85,8 @@ def test_an_ended_call_is_over_for_everybody_and_may_begin_again_later() -> None
     script, alice, bob = call_of_two()
     done = script.say(orders.EndConference(KEY))
     assert {close.leg for close in of(done, cmd.CloseLeg)} == {alice, bob}
-    assert of(script.invite(ALICE, "again"), cmd.SendReject)
+    assert {hangup.removed for hangup in of(done, cmd.SendHangup)} == {cmd.Removed("call_ended")}
+    assert one(script.invite(ALICE, "again"), cmd.SendReject).removed == cmd.Removed("call_ended")
     assert script.counts["refusals", "call_ended"] == 1
     assert of(script.invite(ALICE, "elsewhere", room=OTHER_ROOM), cmd.SendReject) == []
     script.wait(script.policy.kick_time)
@@ -164,8 +167,11 @@ def test_another_policy_ends_the_legs_of_those_whom_it_keeps_out_and_no_others(c
     script, _, _ = call_of_two()
     carol = script.join(CAROL, "c")
     policy = replace(script.policy, **changed)  # type: ignore[arg-type]
-    assert one(script.say(orders.PolicyChanged(policy)), cmd.CloseLeg).leg == carol
-    assert of(script.invite(CAROL, "again"), cmd.SendReject)
+    done = script.say(orders.PolicyChanged(policy))
+    assert one(done, cmd.CloseLeg).leg == carol
+    told = one(done, cmd.SendHangup).removed
+    assert told is not None
+    assert one(script.invite(CAROL, "again"), cmd.SendReject).removed == told
     assert len(script.focus.view(script.now).legs) == 2
 
 

@@ -31,12 +31,12 @@ class PagesCall(Call):
         super().__init__(deployment)
         self.browser = browser
 
-    async def page(self, name: str) -> CallPage:
+    async def page(self, name: str, prelude: str = "") -> CallPage:
         """A new user's page, in the call."""
         client = await self.member(name)
         homeserver = self.deployment.synapse.base_url
         session = PageSession(homeserver, client.user_id, client.device_id, client.token, self.room_id)
-        page = await self.browser.open(self.deployment.focus.address, session)
+        page = await self.browser.open(self.deployment.focus.address, session, prelude=prelude)
         started = time.monotonic()
         await page.join()
         print(f"{name} joined in {time.monotonic() - started:.2f} s")
@@ -211,6 +211,55 @@ async def test_who_leaves_is_gone_and_who_comes_back_is_seen_again(call: PagesCa
     await page_receives(alice, bob, carol)
     await carol.subscribe_to(alice)
     await participant_receives(carol, alice)
+
+
+# Lets a test say something in the focus's place.
+CHANNEL = """
+const create = RTCPeerConnection.prototype.createDataChannel;
+RTCPeerConnection.prototype.createDataChannel = function (...all) {
+  return (window.channel = create.apply(this, all));
+};
+"""
+SAY = "message => channel.dispatchEvent(new MessageEvent('message', {data: JSON.stringify(message)}))"
+
+
+async def test_a_picture_that_pauses_for_a_narrow_link_says_so_until_it_flows_again(call: PagesCall) -> None:
+    carol = await call.headless("carol")
+    bob = await call.page("bob", CHANNEL)
+    await bob.wait_video(name(carol))
+    feed = await feed_of(bob, carol)
+    (video,) = [track for track, described in feed["tracks"].items() if described["kind"] == "video"]
+
+    async def says(suspended: bool) -> None:
+        content = {"stream_id": feed["streamId"], "track_id": video, "suspended": suspended}
+        await bob.page.evaluate(SAY, {"type": "org.matrix.msc3898.track_suspended", "content": content})
+
+    paused = bob.page.locator(f'.tile[data-user="{name(carol)}"] .paused')
+    assert not await paused.is_visible()
+    await says(True)
+    await paused.wait_for(state="visible")
+    assert "Video paused: your connection is slow" in await bob.words()
+    await says(False)
+    await paused.wait_for(state="hidden")
+
+
+async def test_who_is_banned_is_told_and_the_page_does_not_try_again(call: PagesCall) -> None:
+    focus = call.deployment.focus
+    page = await call.page("alice")
+    before = focus.config.read_text()
+    focus.edit("conferences", banned=[name(page)])
+    try:
+        await focus.reload()
+        await page.wait_words("You may not use this call server.")
+        assert await focus.metric("mautrix_sfu_refusals_total", cause="banned") == 0, "the hangup was enough"
+        await page.page.locator("button.join").click()
+        await page.wait_words("You may not use this call server.")
+        await asyncio.sleep(3)  # in which a page that tries again does so twice
+        assert await focus.metric("mautrix_sfu_refusals_total", cause="banned") == 1
+    finally:
+        focus.config.write_text(before)
+        await focus.reload()
+    await page.join()
 
 
 async def test_a_reload_replaces_the_leg_and_a_crash_is_noticed(call: PagesCall) -> None:

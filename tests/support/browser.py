@@ -261,10 +261,15 @@ class Browser:
         name: str | None = None,
         size: tuple[int, int] = (960, 600),
         query: Mapping[str, str] | None = None,
+        prelude: str = "",
     ) -> CallPage:
-        """Open the call page at `address` (a folder's address), with a session if there is one."""
+        """Open the call page at `address` (a folder's address), with a session if there is one.
+
+        `prelude` is JavaScript that runs before the page's own.
+        """
         assert self._browser is not None
         context = await self._browser.new_context(viewport={"width": size[0], "height": size[1]})
+        await context.add_init_script(prelude)
         page = CallPage(await context.new_page(), context, name or (session.user_id if session else "nobody"), session)
         self.pages.append(page)
         parameters = urlencode({"camera": self.camera, **(query or {})})

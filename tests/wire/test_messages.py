@@ -271,6 +271,16 @@ def test_a_hangup_without_a_number_has_no_seq() -> None:
     assert "org.matrix.msc3898.room_id" not in content
 
 
+def test_who_is_kept_out_by_the_operator_is_told_why_and_nobody_else_is() -> None:
+    removed = cmd.Removed("kicked", "too loud" * 100)
+    _, content = to_device.encode(cmd.SendHangup(address(), "user_hangup", removed), FOCUS)
+    assert content["org.matrix.msc3898.removed"] == {"cause": "kicked", "reason": ("too loud" * 100)[:200]}
+    _, content = to_device.encode(cmd.SendReject(address(), "unknown_error", cmd.Removed("banned")), FOCUS)
+    assert content["org.matrix.msc3898.removed"] == {"cause": "banned"}
+    _, content = to_device.encode(cmd.SendReject(address(), "user_busy"), FOCUS)
+    assert "org.matrix.msc3898.removed" not in content
+
+
 def test_a_malformed_invite_is_refused_where_it_says_whose_it_is() -> None:
     content = {"call_id": "c", "conf_id": "x", "device_id": "D", "sender_session_id": "s"}
     refusal = to_device.refusal("@a:hs", "m.call.invite", content, SFU)

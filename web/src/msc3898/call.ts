@@ -127,6 +127,7 @@ export class FocusCall extends Emitter<CallEvents> {
     });
     this.#connection = connection;
     this.#subscriptions.reset();
+    this.#feeds.resume();
     connection.on("state", (state) => state === "connected" && this.#onConnected());
     connection.on("metadata", (metadata) => this.#onMetadata(metadata));
     connection.on("received", (tracks) => {
@@ -135,6 +136,10 @@ export class FocusCall extends Emitter<CallEvents> {
       this.emit("feeds", this.feeds);
     });
     connection.on("speaker", (speaker, streamId) => this.emit("speaker", speaker, streamId));
+    connection.on("suspended", (streamId, trackId, suspended) => {
+      this.#feeds.setSuspended(streamId, trackId, suspended);
+      this.emit("feeds", this.feeds);
+    });
     connection.on("refused", (refusal) => this.emit("refused", refusal));
     connection.on("latency", (milliseconds) => this.emit("latency", milliseconds));
     connection.on("ended", (ending) => this.#onEnded(connection, ending));
@@ -156,7 +161,7 @@ export class FocusCall extends Emitter<CallEvents> {
   #onEnded(connection: FocusConnection, ending: Ending): void {
     if (connection !== this.#connection) return;
     this.#connection = null;
-    if (ending.by === "focus" && FINAL_REASONS.has(ending.reason)) {
+    if (ending.by === "focus" && (FINAL_REASONS.has(ending.reason) || ending.removal)) {
       this.#forgetFeeds();
       this.#setState("ended");
       return this.emit("trouble", ending, null);
@@ -181,7 +186,10 @@ export class FocusCall extends Emitter<CallEvents> {
     this.#subscribing = undefined;
     if (this.#connection?.state !== "connected") return;
     const change = this.#subscriptions.change(this.feeds);
-    if (change) this.#connection.send("m.call.track_subscription", { ...change });
+    if (!change) return;
+    this.#connection.send("m.call.track_subscription", { ...change });
+    for (const { stream_id, track_id } of change.unsubscribe)
+      this.#feeds.setSuspended(stream_id, track_id, false); // nobody will say that it flows again
   }
 
   #forgetFeeds(): void {

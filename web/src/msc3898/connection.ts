@@ -21,6 +21,7 @@ import {
   type DeviceAddress,
   type FocusMessage,
   type Metadata,
+  type Removal,
   type Signalling,
 } from "./wire.js";
 
@@ -30,7 +31,12 @@ export type ConnectionState = "new" | "inviting" | "connecting" | "connected" | 
 /** Why a leg ended: by whom, and with what reason (MSC2746, MSC3898). */
 export type Ending =
   | { readonly by: "us"; readonly reason: string }
-  | { readonly by: "focus"; readonly how: "hangup" | "reject"; readonly reason: string }
+  | {
+      readonly by: "focus";
+      readonly how: "hangup" | "reject";
+      readonly reason: string;
+      readonly removal?: Removal;
+    }
   | { readonly by: "failure"; readonly reason: FailureReason; readonly error?: unknown };
 
 export type FailureReason =
@@ -54,6 +60,8 @@ export interface ConnectionEvents {
   metadata: [metadata: Metadata];
   received: [tracks: readonly ReceivedTrack[]];
   speaker: [speaker: DeviceAddress, streamId: string];
+  /** What is sent of this track pauses because the link is too narrow, or flows again. */
+  suspended: [streamId: string, trackId: string, suspended: boolean];
   refused: [refusal: Refusal];
   latency: [milliseconds: number];
   ended: [ending: Ending];
@@ -276,6 +284,7 @@ export class FocusConnection extends Emitter<ConnectionEvents> {
           by: "focus",
           how: message.type === "m.call.hangup" ? "hangup" : "reject",
           reason: message.reason,
+          ...(message.removal && { removal: message.removal }),
         });
     }
   }
@@ -324,6 +333,8 @@ export class FocusConnection extends Emitter<ConnectionEvents> {
         return;
       case "org.matrix.msc3898.active_speaker":
         return this.emit("speaker", message.speaker, message.streamId);
+      case "org.matrix.msc3898.track_suspended":
+        return this.emit("suspended", message.streamId, message.trackId, message.suspended);
       case "org.matrix.msc3898.error":
         if (message.inReplyTo === "m.call.negotiate") this.#negotiator.refused();
         return this.emit("refused", message);

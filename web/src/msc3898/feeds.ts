@@ -17,6 +17,8 @@ export interface RemoteFeed {
   readonly purpose: string;
   readonly audioMuted: boolean;
   readonly videoMuted: boolean;
+  /** Its video pauses because this client's link is too narrow for it. */
+  readonly paused: boolean;
   readonly tracks: Readonly<Record<string, TrackMetadata>>;
   /** Its tracks come and go; the stream itself stays, so that it can be shown once and for all. */
   readonly stream: MediaStream;
@@ -28,6 +30,7 @@ export class RemoteFeeds {
   readonly #feeds = new Map<string, Mutable<RemoteFeed>>();
   readonly #fallback: DeviceAddress;
   #received: readonly ReceivedTrack[] = [];
+  #suspended: { readonly streamId: string; readonly trackId: string }[] = [];
 
   /** A stream whose metadata names nobody is the focus's own: `fallback`. */
   constructor(fallback: DeviceAddress) {
@@ -44,7 +47,26 @@ export class RemoteFeeds {
       if (!Object.hasOwn(metadata, streamId)) this.#feeds.delete(streamId);
     }
     for (const [streamId, stream] of Object.entries(metadata)) this.#describe(streamId, stream);
+    this.#suspended = this.#suspended.filter(({ streamId, trackId }) =>
+      Object.hasOwn(this.#feeds.get(streamId)?.tracks ?? {}, trackId),
+    );
+    this.#pause();
     this.#connect();
+  }
+
+  /** What is sent of this track pauses, or flows again. */
+  setSuspended(streamId: string, trackId: string, suspended: boolean): void {
+    this.#suspended = this.#suspended.filter(
+      (each) => each.streamId !== streamId || each.trackId !== trackId,
+    );
+    if (suspended) this.#suspended.push({ streamId, trackId });
+    this.#pause();
+  }
+
+  /** A new leg: nothing pauses on it. */
+  resume(): void {
+    this.#suspended = [];
+    this.#pause();
   }
 
   /** All tracks that arrive now. */
@@ -73,7 +95,16 @@ export class RemoteFeeds {
     };
     const feed = this.#feeds.get(streamId);
     if (feed) Object.assign(feed, known);
-    else this.#feeds.set(streamId, { streamId, stream: new MediaStream(), ...known });
+    else this.#feeds.set(streamId, { streamId, stream: new MediaStream(), paused: false, ...known });
+  }
+
+  #pause(): void {
+    for (const feed of this.#feeds.values()) {
+      const video = trackIds(feed, "video");
+      feed.paused = this.#suspended.some(
+        ({ streamId, trackId }) => streamId === feed.streamId && video.includes(trackId),
+      );
+    }
   }
 
   #connect(): void {

@@ -13,4 +13,4 @@ export {
 export type { ReceivedTrack, RemoteFeed } from "./feeds.js";
 export { simulcastEncodings } from "./simulcast.js";
 export type { Size } from "./subscriptions.js";
-export type { DeviceAddress, Kind, Metadata, Purpose, Signalling } from "./wire.js";
+export type { DeviceAddress, Kind, Metadata, Purpose, Removal, Signalling } from "./wire.js";

@@ -51,8 +51,16 @@ export type FocusMessage =
   | { type: "m.call.answer"; answer: Description; metadata: Metadata | null }
   | { type: "m.call.negotiate"; description: Description; metadata: Metadata | null }
   | { type: "m.call.candidates"; candidates: RTCIceCandidateInit[] }
-  | { type: "m.call.hangup"; reason: string }
-  | { type: "m.call.reject"; reason: string };
+  | { type: "m.call.hangup"; reason: string; removal: Removal | null }
+  | { type: "m.call.reject"; reason: string; removal: Removal | null };
+
+/** The focus's operator keeps this device out: to try again by itself is in vain. */
+export interface Removal {
+  /** kicked, call_ended, banned, not_allowed or guest. */
+  readonly cause: string;
+  /** In the operator's words; may be empty. */
+  readonly why: string;
+}
 
 /** The fields that every to-device message of a call carries (protocol, section 2). */
 export interface Envelope {
@@ -73,6 +81,7 @@ export type ChannelMessage =
   | { type: "m.call.ping" }
   | { type: "m.call.pong" }
   | { type: "org.matrix.msc3898.active_speaker"; streamId: string; speaker: DeviceAddress }
+  | { type: "org.matrix.msc3898.track_suspended"; streamId: string; trackId: string; suspended: boolean }
   | { type: "org.matrix.msc3898.error"; code: string; message: string; inReplyTo: string | null };
 
 type Json = Record<string, unknown>;
@@ -137,6 +146,12 @@ function readCandidates(value: unknown): RTCIceCandidateInit[] {
   });
 }
 
+function readRemoval(content: Json): Removal | null {
+  const found = content["org.matrix.msc3898.removed"];
+  if (!isObject(found)) return null;
+  return { cause: text(found["cause"]) ?? "", why: text(found["reason"]) ?? "" };
+}
+
 /** The envelope of a to-device message of a call; null if it is none. */
 export function readEnvelope(content: Json): Envelope | null {
   const callId = text(content["call_id"]);
@@ -171,7 +186,7 @@ export function readFocusMessage(type: string, content: Json): FocusMessage | nu
       return { type, candidates: readCandidates(content["candidates"]) };
     case "m.call.hangup":
     case "m.call.reject":
-      return { type, reason: text(content["reason"]) ?? "unknown_error" };
+      return { type, reason: text(content["reason"]) ?? "unknown_error", removal: readRemoval(content) };
     default:
       return null;
   }
@@ -206,6 +221,12 @@ export function readChannelMessage(data: unknown): ChannelMessage | null {
       const [userId, deviceId] = [text(content["user_id"]), text(content["device_id"])];
       if (streamId === null || userId === null || deviceId === null) return null;
       return { type, streamId, speaker: { userId, deviceId } };
+    }
+    case "org.matrix.msc3898.track_suspended": {
+      const [streamId, trackId] = [text(content["stream_id"]), text(content["track_id"])];
+      const suspended = content["suspended"];
+      if (streamId === null || trackId === null || typeof suspended !== "boolean") return null;
+      return { type, streamId, trackId, suspended };
     }
     case "org.matrix.msc3898.error":
       return {

@@ -154,7 +154,7 @@ export class CallScreen {
 
   #remoteTile(feed: RemoteFeed): TileModel {
     const screen = feed.purpose === "m.screenshare";
-    const { owner, purpose, stream, streamId, audioMuted, videoMuted } = feed;
+    const { owner, purpose, stream, streamId, audioMuted, videoMuted, paused } = feed;
     const blank = this.#blank(owner.userId, owner.deviceId);
     return {
       ...blank,
@@ -164,6 +164,7 @@ export class CallScreen {
       stream,
       streamId,
       hasVideo: !videoMuted && trackIds(feed, "video").length > 0,
+      paused,
       audioMuted: !screen && (audioMuted || trackIds(feed, "audio").length === 0),
       speaking: this.#speaker === streamId && !audioMuted,
     };
@@ -179,6 +180,7 @@ export class CallScreen {
       stream: null,
       streamId: null,
       hasVideo: false,
+      paused: false,
       audioMuted: false,
       speaking: false,
     };

@@ -16,6 +16,8 @@ export interface TileModel {
   /** The stream's id at the focus; null for one's own, and where there is none. */
   readonly streamId: string | null;
   readonly hasVideo: boolean;
+  /** It has video that is not sent here: the link is too narrow. */
+  readonly paused: boolean;
   readonly audioMuted: boolean;
   readonly speaking: boolean;
 }
@@ -28,6 +30,7 @@ export class Tile {
   readonly #avatar: HTMLElement;
   readonly #name: HTMLElement;
   readonly #muted: HTMLElement;
+  readonly #paused: HTMLElement;
   readonly #enlarge: HTMLButtonElement;
   readonly #resized: ResizeObserver;
   readonly #seen: IntersectionObserver;
@@ -43,12 +46,14 @@ export class Tile {
     this.#avatar = h("div", { class: "avatar", "aria-hidden": "true" });
     this.#name = h("span", { class: "name" });
     this.#muted = h("span", { class: "muted", role: "img", "aria-label": "microphone off" }, icon("mic-off"));
+    this.#paused = h("p", { class: "paused" }, "Video paused: your connection is slow");
     this.#enlarge = h("button", { class: "enlarge", type: "button", onclick: onEnlarge });
     this.element = h(
       "article",
       { class: "tile" },
       this.#video,
       this.#avatar,
+      this.#paused,
       h("div", { class: "caption" }, this.#muted, this.#name),
       this.#enlarge,
     );
@@ -85,10 +90,11 @@ export class Tile {
     if (this.#video.srcObject !== model.stream) this.#video.srcObject = model.stream;
     classList.toggle("own", model.own);
     classList.toggle("screen", model.purpose === "m.screenshare");
-    classList.toggle("no-video", !model.hasVideo);
+    classList.toggle("no-video", !model.hasVideo || model.paused);
     classList.toggle("speaking", model.speaking);
     classList.toggle("waiting", model.stream === null);
     this.#muted.hidden = !model.audioMuted;
+    this.#paused.hidden = !(model.hasVideo && model.paused);
     const label = `${enlarged ? "Shrink" : "Enlarge"} ${model.name}`;
     if (this.#enlarge.getAttribute("aria-label") !== label) {
       this.#enlarge.setAttribute("aria-label", label);

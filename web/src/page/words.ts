@@ -1,7 +1,6 @@
 /** What went wrong, in plain words. */
 
-import type { Ending } from "../msc3898/index.js";
-import type { Kind } from "../msc3898/index.js";
+import type { Ending, Kind, Removal } from "../msc3898/index.js";
 
 const DEVICE: Record<Kind, string> = { audio: "microphone", video: "camera" };
 
@@ -27,6 +26,7 @@ export function mediaTrouble(kind: Kind, error: unknown): string {
 /** Why a leg ended that nobody here ended; says nothing of what happens next. */
 export function endingWords(ending: Ending): string {
   if (ending.by === "focus") {
+    if (ending.removal) return removalWords(ending.removal);
     if (ending.how === "reject") return `The call server refuses the call (${ending.reason}).`;
     switch (ending.reason) {
       case "new_session":
@@ -54,6 +54,20 @@ export function endingWords(ending: Ending): string {
       return "The homeserver does not pass messages on to the call server.";
     default:
       return "Setting up audio and video failed.";
+  }
+}
+
+function removalWords({ cause, why }: Removal): string {
+  const said = why === "" ? "." : `: ${why}`;
+  switch (cause) {
+    case "kicked":
+      return `The operator of the call server has removed you from the call${said}`;
+    case "call_ended":
+      return "The operator of the call server has ended the call.";
+    case "guest":
+      return "This call server takes no guests of other homeservers.";
+    default:
+      return `You may not use this call server${said}`;
   }
 }
 

@@ -174,6 +174,49 @@ describe("a call", () => {
     },
   );
 
+  it.each(["m.call.hangup", "m.call.reject"])(
+    "does not try again where the operator keeps it out (%s), and says why",
+    async (type) => {
+      call.start();
+      await (type === "m.call.hangup" ? answered() : settle());
+      fromFocus(type, {
+        reason: "user_hangup",
+        "org.matrix.msc3898.removed": { cause: "kicked", reason: "too loud" },
+      });
+      await wait(60_000);
+      const removal = { cause: "kicked", why: "too loud" };
+      expect(troubles).toMatchObject([[{ by: "focus", removal }, null]]);
+      expect(call.state).toBe("ended");
+      expect(invites()).toHaveLength(1);
+    },
+  );
+
+  it("knows which pictures pause, until they flow again, are not wanted, or come over a new leg", async () => {
+    const suspend = (suspended: boolean): void =>
+      channel().receive("org.matrix.msc3898.track_suspended", { stream_id: "S", track_id: "v", suspended });
+    const paused = (): boolean => call.feeds[0]?.paused ?? false;
+    const seen: boolean[] = [];
+    call.show("S", { width: 320, height: 180 });
+    call.start();
+    await answered();
+    call.on("feeds", () => seen.push(paused()));
+    suspend(true);
+    suspend(false);
+    expect(seen).toEqual([true, false]);
+    suspend(true);
+    call.show("S", null);
+    await wait(200);
+    expect(paused()).toBe(false);
+    call.show("S", { width: 320, height: 180 });
+    await wait(200);
+    suspend(true);
+    expect(paused()).toBe(true);
+    fromFocus("m.call.hangup", { reason: "unknown_error" });
+    await wait(2_000);
+    await answered();
+    expect(paused()).toBe(false);
+  });
+
   it("does not call again after it was left", async () => {
     call.start();
     await settle();

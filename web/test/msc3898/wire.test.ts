@@ -45,6 +45,7 @@ describe("a data-channel message", () => {
       "metadata that is a list",
       '{"type":"m.call.sdp_stream_metadata_changed","content":{"sdp_stream_metadata":[]}}',
     ],
+    ["a pause of nothing", '{"type":"org.matrix.msc3898.track_suspended","content":{"stream_id":"a"}}'],
     ["a speaker without a name", '{"type":"org.matrix.msc3898.active_speaker","content":{"stream_id":"a"}}'],
   ])("is left alone if it is %s", (_, text) => {
     expect(readChannelMessage(text)).toBeNull();

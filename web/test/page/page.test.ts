@@ -69,6 +69,14 @@ describe("words", () => {
 
   it("exist for every ending", () => {
     expect(endingWords({ by: "focus", how: "reject", reason: "user_busy" })).toContain("user_busy");
+    const kicked = { cause: "kicked", why: "too loud" };
+    expect(endingWords({ by: "focus", how: "hangup", reason: "user_hangup", removal: kicked })).toContain(
+      "too loud",
+    );
+    const banned = { cause: "banned", why: "" };
+    expect(endingWords({ by: "focus", how: "reject", reason: "unknown_error", removal: banned })).toBe(
+      "You may not use this call server.",
+    );
     expect(endingWords({ by: "failure", reason: "invite_timeout" })).toBe("The call server does not answer.");
     expect(endingWords({ by: "focus", how: "hangup", reason: "replaced" })).toContain("another window");
   });
