@@ -17,6 +17,7 @@ from ..matrix import Homeserver
 from . import delivery, files, homeserver, network
 from .database import database
 from .installation import Count, Installation, find_running, focus_of
+from .permissions import permissions
 from .receiver import Receiver
 
 log = logging.getLogger("mautrix_sfu.check")
@@ -69,14 +70,14 @@ def _summary(found: Sequence[Finding], say: Callable[[str], None]) -> int:
 
 async def warn_at_start(config: Config, bound: Sequence[tuple[str, int]]) -> None:
     """Log what is wrong with an installation as far as a start shows it, changing nothing and making nothing."""
+    findings = permissions(config)
     try:
         async with _installation(config, None) as it:
-            findings = [*await homeserver.clock(it), *network.addresses(config, bound), *await network.page(it)]
+            findings += [*await homeserver.clock(it), *network.addresses(config, bound), *await network.page(it)]
             if config.cascade.enabled:
                 findings.append(await network.federation(it))
     except Exception:  # nothing that calls need
         log.exception("The installation could not be tested")
-        return
     for finding in findings:
         if finding.level != "ok":
             log.warning("%s -> %s", finding.what, finding.remedy)
@@ -100,6 +101,8 @@ async def _installation(config: Config, room_id: str | None) -> AsyncIterator[In
 async def _steps(config: Config, room_id: str | None, transactions: Callable[[], int] | None) -> AsyncIterator[Finding]:
     async with _installation(config, room_id) as it:
         for finding in _running(it):
+            yield finding
+        for finding in permissions(config):
             yield finding
         yield await database(config.database, it.running is not None)
         if it.running is None:
