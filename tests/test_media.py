@@ -99,9 +99,9 @@ async def sink() -> Sink:
     return Sink()
 
 
-@pytest.fixture
-async def core(sink: Sink) -> AsyncIterator[Media]:
-    core = Media([("127.0.0.1", 0)])
+@pytest.fixture(params=[1, 2], ids=["1 thread", "2 threads"])
+async def core(request: pytest.FixtureRequest, sink: Sink) -> AsyncIterator[Media]:
+    core = Media([("127.0.0.1", 0)], request.param)
     core.start(asyncio.get_running_loop(), sink)
     yield core
     core.shutdown()

@@ -150,7 +150,7 @@ impl PyMediaCore {
             return Err(PyValueError::new_err("at least one media thread is needed"));
         }
         let addresses = binds.into_iter().map(address).collect::<PyResult<Vec<_>>>()?;
-        MediaCore::start(&addresses).map(Self).map_err(|error| os_error(&error))
+        MediaCore::start(&addresses, number("threads", threads)?).map(Self).map_err(|error| os_error(&error))
     }
 
     fn local_addresses(&self) -> Vec<(String, u16)> {

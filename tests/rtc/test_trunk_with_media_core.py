@@ -33,11 +33,11 @@ class Foci:
         await until(lambda: self.one.legs[TRUNK].opened and self.two.legs[TRUNK].opened)
 
 
-@pytest.fixture
-async def foci() -> AsyncIterator[Foci]:
+@pytest.fixture(params=[1, 2], ids=["1 thread", "2 threads"])
+async def foci(request: pytest.FixtureRequest) -> AsyncIterator[Foci]:
     made = []
     for _ in range(2):
-        media = Media([("127.0.0.1", 0)])
+        media = Media([("127.0.0.1", 0)], request.param)
         made.append(LoopbackFocus(media))
         media.start(asyncio.get_running_loop(), made[-1])
     yield Foci(*made)

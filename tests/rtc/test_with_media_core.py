@@ -25,9 +25,9 @@ async def until(condition: Callable[[], object], timeout: float = 10) -> None:
             await asyncio.sleep(0.02)
 
 
-@pytest.fixture
-async def focus() -> AsyncIterator[LoopbackFocus]:
-    media = Media([("127.0.0.1", 0)])
+@pytest.fixture(params=[1, 2], ids=["1 thread", "2 threads"])
+async def focus(request: pytest.FixtureRequest) -> AsyncIterator[LoopbackFocus]:
+    media = Media([("127.0.0.1", 0)], request.param)
     made = LoopbackFocus(media)
     media.start(asyncio.get_running_loop(), made)
     yield made

@@ -3,6 +3,7 @@
 use std::collections::hash_map::Entry;
 
 use super::Engine;
+use super::crossing::Home;
 use super::ice::{Agent, Credentials};
 use super::incoming::{LayerKey, Stream, Track};
 use super::leg::{Keys, Leg, PayloadType, place};
@@ -24,7 +25,7 @@ impl Engine {
         self.finish(now); // what came before goes out as things were then
         self.urgent = true;
         match command {
-            Command::AddLeg { leg, ufrag, pwd } => self.add_leg(now, leg, Credentials::new(ufrag, &pwd)),
+            Command::AddLeg { leg, ufrag, pwd } => self.add_leg(now, leg, ufrag, &pwd, Home::default()),
             Command::Connect { leg, socket, ufrag, pwd, candidates } => {
                 self.connect(now, leg, socket, (&ufrag, &pwd), &candidates);
             }
@@ -43,7 +44,10 @@ impl Engine {
         }
     }
 
-    fn add_leg(&mut self, now: Time, id: LegId, credentials: Credentials) {
+    /// Carries out `Command::AddLeg` for a leg that all engines share.
+    pub fn add_leg(&mut self, now: Time, id: LegId, ufrag: String, pwd: &str, home: Home) {
+        self.finish(now);
+        self.urgent = true;
         if self.by_id.contains_key(&id) {
             return;
         }
@@ -51,8 +55,8 @@ impl Engine {
         if self.legs.is_empty() {
             self.ticked = now;
         }
-        let ufrag = credentials.ufrag.clone();
-        let key = self.legs.insert(Leg::new(id, Agent::new(credentials), rtcp_ssrc, now));
+        let agent = Agent::new(Credentials::new(ufrag.clone(), pwd));
+        let key = self.legs.insert(Leg::new(id, agent, rtcp_ssrc, now, home));
         self.by_id.insert(id, key);
         self.by_ufrag.insert(ufrag, key);
     }
@@ -92,6 +96,7 @@ impl Engine {
 
     fn remove_leg(&mut self, leg: LegId) {
         let Some(key) = self.by_id.remove(&leg) else { return };
+        self.forget_strays(key);
         for index in 0..self.legs[key].outgoing.len() {
             self.detach(key, index);
         }
@@ -127,6 +132,9 @@ impl Engine {
 
     fn set_keys(&mut self, now: Time, leg: LegId, profile: Profile, local: &Master, remote: &Master) {
         let Some(&key) = self.by_id.get(&leg) else { return };
+        if self.host_of(key).is_some() {
+            return;
+        }
         let leg = &mut self.legs[key];
         let (Some(protector), Some(unprotector)) = (Protector::new(profile, local), Unprotector::new(profile, remote))
         else {
@@ -150,7 +158,9 @@ impl Engine {
 
     fn set_plan(&mut self, leg: LegId, plan: Plan) {
         let Some(&key) = self.by_id.get(&leg) else { return };
+        let away = self.host_of(key).is_some();
         let leg = &mut self.legs[key];
+        leg.plans = leg.plans.wrapping_add(1);
         leg.payloads = payload_table(&plan.payloads);
         leg.extensions = ExtensionIds::new(plan.extensions.iter().map(|(uri, id)| (uri.as_str(), *id)));
 
@@ -175,7 +185,7 @@ impl Engine {
             if let Some(receive) = line.receive {
                 self.receive_on(key, &line.mid, line.kind, receive);
             }
-            for (index, transmit) in line.send.into_iter().enumerate() {
+            for (index, transmit) in line.send.into_iter().enumerate().filter(|_| !away) {
                 let layer = place_in_line((index, &transmit));
                 self.transmit_on(key, &line.mid, layer, transmit);
             }
@@ -194,6 +204,7 @@ impl Engine {
 
     fn receive_on(&mut self, key: usize, mid: &str, kind: Kind, receive: Receive) {
         let leg = &mut self.legs[key];
+        let born = leg.plans;
         let index = leg.track_on(mid);
         let present = index.and_then(|index| leg.tracks[index].as_deref_mut());
         if present.as_ref().is_some_and(|track| track.kind == kind && track.receive == receive) {
@@ -206,11 +217,13 @@ impl Engine {
                 index
             }
             (Some(index), Some(track)) => {
-                let mut fresh = Track::new(mid.to_owned(), kind, receive);
+                let mut fresh = Track::new(mid.to_owned(), kind, receive, born);
                 fresh.size = track.size;
                 fresh.first = track.first;
                 fresh.flows = track.flows;
                 fresh.subscribers = std::mem::take(&mut track.subscribers);
+                fresh.abroad = std::mem::take(&mut track.abroad);
+                fresh.asked = track.asked;
                 let subscribers = fresh.subscribers.clone();
                 if let Some(former) = leg.tracks[index].replace(Box::new(fresh)) {
                     leg.retire_sources(index, &former);
@@ -224,7 +237,7 @@ impl Engine {
                 index
             }
             _ => {
-                let index = place(&mut leg.tracks, Box::new(Track::new(mid.to_owned(), kind, receive)));
+                let index = place(&mut leg.tracks, Box::new(Track::new(mid.to_owned(), kind, receive, born)));
                 self.recall_sources(key, index);
                 index
             }
@@ -379,6 +392,9 @@ impl Engine {
     fn forward(&mut self, now: Time, to: (LegId, &str), from: (LegId, &str), sizes: &[Option<Size>]) {
         let (Some(&key), Some(&source)) = (self.by_id.get(&to.0), self.by_id.get(&from.0)) else { return };
         let Some(track) = self.legs[source].track_on(from.1) else { return };
+        if self.host_of(key).is_some() {
+            return;
+        }
         if sizes.is_empty() {
             return self.stop_forward(to.0, to.1);
         }
@@ -396,6 +412,7 @@ impl Engine {
                 track.subscribers.push((key, index));
             }
         }
+        self.tell_interest(source, track);
         self.select(now, source, track);
     }
 
@@ -407,14 +424,15 @@ impl Engine {
     }
 
     /// Ends what is sent on a line; the line stays.
-    fn detach(&mut self, key: usize, index: usize) {
+    pub(super) fn detach(&mut self, key: usize, index: usize) {
         let Some(outgoing) = self.legs[key].outgoing.get_mut(index).and_then(Option::as_mut) else { return };
         let source = outgoing.source;
         outgoing.detach();
-        if let Some((leg, track)) = source
-            && let Some(Some(track)) = self.legs[leg].tracks.get_mut(track)
+        if let Some((leg, place)) = source
+            && let Some(Some(track)) = self.legs[leg].tracks.get_mut(place)
         {
             track.subscribers.retain(|subscriber| *subscriber != (key, index));
+            self.tell_interest(leg, place);
         }
     }
 }

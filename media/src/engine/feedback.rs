@@ -80,6 +80,7 @@ impl Engine {
         if let Some(layer) = leg.layer_mut(place) {
             layer.clock = clock;
         }
+        self.tell_state(key, place.track);
     }
 
     fn on_blocks(&mut self, now: Time, key: usize, blocks: Blocks<'_>) {

@@ -7,7 +7,7 @@ use crate::time::{SECOND, Time};
 /// Without an authenticated request from the latched address for this long, the peer is gone (RFC 7675, section 5.1).
 pub const CONSENT: u64 = 30 * SECOND;
 /// A leg whose peer asked within this time keeps its address against another leg's nomination.
-const HOLDS_ADDRESS: u64 = 5 * SECOND;
+pub const HOLDS_ADDRESS: u64 = 5 * SECOND;
 
 /// A local ufrag and what verifies requests made with it.
 #[derive(Debug)]

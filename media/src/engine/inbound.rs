@@ -254,12 +254,27 @@ impl Engine {
         self.is_wanted(now, key, place, index).then_some((index, payload))
     }
 
+    /// A packet of a leg that lives here.
     fn on_packet(&mut self, now: Time, key: usize, place: LayerKey, packet: Packet) {
+        let group = self.legs[key].group;
+        let Some(Some(track)) = self.legs[key].tracks.get_mut(place.track) else { return };
+        self.counters.padding_in += u64::from(packet.is_padding());
+        self.counters.key_frames += u64::from(packet.key_frame.is_some());
+        if let (Some(&[level]), Some(group)) = (packet.passed.get(Extension::AudioLevel), group)
+            && packet.codec == Codec::Opus
+        {
+            let speakers = self.speakers.entry(group).or_insert_with(|| Speakers::new(now));
+            speakers.on_level((key, place.track), level);
+            track.heard.add(level);
+        }
+        self.take_on(now, key, place, packet);
+    }
+
+    /// A packet of a leg, wherever that lives, goes to its subscribers who live here.
+    pub(super) fn take_on(&mut self, now: Time, key: usize, place: LayerKey, packet: Packet) {
         let Some(Some(track)) = self.legs[key].tracks.get_mut(place.track) else { return };
         let mut reselect = false;
-        if packet.is_padding() {
-            self.counters.padding_in += 1;
-        } else {
+        if !packet.is_padding() {
             let newest = track.newest.replace(now);
             let layer = &mut track.layers[place.layer];
             let before = (layer.flow.flows(newest), layer.flow.measured());
@@ -271,20 +286,13 @@ impl Engine {
                 siblings.for_each(|(_, sibling)| sibling.flow.on_sibling_frame());
             }
         }
-        if let (Some(&[level]), Some(group)) = (packet.passed.get(Extension::AudioLevel), self.legs[key].group)
-            && packet.codec == Codec::Opus
-        {
-            let speakers = self.speakers.entry(group).or_insert_with(|| Speakers::new(now));
-            speakers.on_level((key, place.track), level);
-        }
         if reselect {
             self.select(now, key, place.track);
         }
-        if packet.key_frame.is_some() {
-            self.counters.key_frames += 1;
-            if let Some(layer) = self.legs[key].layer_mut(place) {
-                layer.key_frames.settle(); // whoever just chose this layer gets it with this very packet
-            }
+        if packet.key_frame.is_some()
+            && let Some(layer) = self.legs[key].layer_mut(place)
+        {
+            layer.key_frames.settle(); // whoever just chose this layer gets it with this very packet
         }
         self.route(key, place, packet);
     }

@@ -1,5 +1,6 @@
 //! What a leg publishes: its tracks, their layers, and the sources that these come from.
 
+use super::crossing::Heard;
 use super::outgoing::OutgoingKey;
 use super::plan::{Kind, Receive};
 use crate::route::history::History;
@@ -90,6 +91,13 @@ impl Layer {
         let (rtx_ssrc, epoch) = (self.rtx_ssrc, self.epoch.wrapping_add(1));
         *self = Self { ssrc: Some(ssrc), rtx_ssrc, epoch, key_frames: self.key_frames, ..Self::default() };
     }
+
+    /// Another source took the layer over in the engine where it comes from, unless this is the present one's epoch.
+    pub fn follow(&mut self, epoch: u32) {
+        if self.epoch != epoch {
+            *self = Self { epoch, key_frames: self.key_frames, ..Self::default() };
+        }
+    }
 }
 
 /// What a leg publishes on one line.
@@ -113,11 +121,19 @@ pub struct Track {
     pub flows: bool,
     /// Who gets it.
     pub subscribers: Vec<OutgoingKey>,
+    /// Which of the leg's plans made it.
+    pub born: u32,
+    /// The other engines where subscribers of it live.
+    pub abroad: Vec<usize>,
+    /// The engine where it comes from was told that subscribers of it live here.
+    pub asked: bool,
+    /// Levels that the other engines were not told of yet.
+    pub heard: Heard,
 }
 
 impl Track {
     /// A track as negotiated; nothing of it came yet.
-    pub fn new(mid: String, kind: Kind, receive: Receive) -> Self {
+    pub fn new(mid: String, kind: Kind, receive: Receive, born: u32) -> Self {
         let count = receive.rids.len().clamp(1, MAX_LAYERS);
         let layers = std::iter::repeat_with(Layer::default).take(count).collect();
         Self {
@@ -130,7 +146,16 @@ impl Track {
             newest: None,
             flows: false,
             subscribers: Vec::new(),
+            born,
+            abroad: Vec::new(),
+            asked: false,
+            heard: Heard::default(),
         }
+    }
+
+    /// Somebody gets it, here or elsewhere.
+    pub fn is_watched(&self) -> bool {
+        !self.subscribers.is_empty() || !self.abroad.is_empty()
     }
 
     /// The layer of a rid; a track with one layer needs none.

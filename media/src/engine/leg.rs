@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
+use super::crossing::Home;
 use super::dial::Dial;
 use super::ice::Agent;
 use super::incoming::{FormerSource, Layer, LayerKey, Stream, Track};
@@ -104,6 +105,10 @@ pub struct Leg {
     pub id: LegId,
     /// Its conference.
     pub group: Option<GroupId>,
+    /// The engine that it lives in.
+    pub home: Home,
+    /// Counts its plans.
+    pub plans: u32,
     /// Its ICE agent.
     pub ice: Agent,
     /// The part of the agent that asks, of a leg that dials.
@@ -154,10 +159,12 @@ pub struct Leg {
 
 impl Leg {
     /// A leg that waits for its peer.
-    pub fn new(id: LegId, ice: Agent, rtcp_ssrc: u32, now: Time) -> Self {
+    pub fn new(id: LegId, ice: Agent, rtcp_ssrc: u32, now: Time, home: Home) -> Self {
         Self {
             id,
             group: None,
+            home,
+            plans: 0,
             ice,
             dial: None,
             keys: None,

@@ -3,12 +3,14 @@
 //! No clock, no sockets, no locks. The caller hands in a batch of datagrams, calls [`Engine::finish`], sends what is in
 //! [`Engine::outbox`], takes [`Engine::take_events`], and calls [`Engine::tick`] at [`Engine::deadline`].
 //!
-//! With several media threads each has an engine of its own that owns the send side of its legs; what a publisher's engine
-//! hands to the others is one [`crate::route::packet::Packet`], already shared by reference. Today there is one.
+//! With several media threads each has an engine of its own; what they have to tell each other is in [`crossing`], which the
+//! caller carries from one to the other ([`Engine::crossing`], [`Engine::arrive`]).
 
 mod control;
 pub mod counters;
+pub mod crossing;
 mod dial;
+mod elsewhere;
 mod feedback;
 mod ice;
 mod inbound;
@@ -32,7 +34,9 @@ use std::sync::Arc;
 use slab::Slab;
 
 use counters::{Counters, Measured};
+use crossing::{Crossing, Note, Seat};
 use dial::{Answered, Dial, Due};
+use elsewhere::Stray;
 use ice::Latch;
 use leg::Leg;
 pub(crate) use leg::place;
@@ -41,7 +45,7 @@ pub use plan::Command;
 use plan::{GroupId, LegId};
 
 use crate::proto::demux::{Class, classify};
-use crate::proto::stun::{Answer, Request};
+use crate::proto::stun::{Answer, Password, Request};
 use crate::route::packet::Packet;
 use crate::route::speaker::Speakers;
 use crate::time::{MILLISECOND, Time, WallClock};
@@ -86,6 +90,10 @@ pub struct Engine {
     by_path: HashMap<Path, usize>,
     by_socket: HashMap<usize, usize>, // sockets of legs that dial
     released: Vec<usize>,
+    seat: Seat,
+    crossings: Vec<Crossing>, // what waits for each of the engines
+    strays: HashMap<Path, Stray>,
+    levels_told: Time,
     speakers: HashMap<GroupId, Speakers<(usize, usize)>>,
     events: VecDeque<Event>,
     ticked: Time,
@@ -98,6 +106,8 @@ pub struct Engine {
     spare_payloads: Vec<Vec<u8>>,
     /// Packets that got their place in a subscriber's stream, one for each subscriber.
     pub placed: u64,
+    /// When the kernel received what is handed in now, in the caller's own terms: packets take it along to other engines.
+    pub received: Option<u64>,
     /// Datagrams to send, in order.
     pub outbox: Outbox,
     /// What was counted.
@@ -118,6 +128,10 @@ impl Engine {
             by_path: HashMap::new(),
             by_socket: HashMap::new(),
             released: Vec::new(),
+            seat: Seat::ALONE,
+            crossings: Vec::new(),
+            strays: HashMap::new(),
+            levels_told: Time::default(),
             speakers: HashMap::new(),
             events: VecDeque::new(),
             ticked: Time::default(),
@@ -129,6 +143,7 @@ impl Engine {
             spare: Vec::new(),
             spare_payloads: Vec::new(),
             placed: 0,
+            received: None,
             outbox: Outbox::default(),
             counters: Counters::default(),
             measured: Measured::default(),
@@ -166,7 +181,7 @@ impl Engine {
             },
             Class::Other => self.counters.dropped_unknown_protocol += 1,
             class => match (self.by_path.get(&path).copied(), class) {
-                (None, _) => self.counters.dropped_unknown_address += 1,
+                (None, _) => self.hand_over(path, datagram),
                 (Some(leg), Class::Dtls) => self.on_dtls(now, leg, datagram),
                 (Some(leg), Class::Rtcp) => self.on_rtcp(now, leg, datagram),
                 (Some(leg), _) => self.on_rtp(now, leg, datagram),
@@ -181,6 +196,10 @@ impl Engine {
         self.urgent = false;
         for key in 0..self.legs.capacity() {
             if !self.legs.contains(key) {
+                continue;
+            }
+            if let Some(host) = self.host_of(key) {
+                self.tick_elsewhere(now, key, host);
                 continue;
             }
             if let Some(path) = self.legs[key].ice.expire(now) {
@@ -207,8 +226,13 @@ impl Engine {
             self.urgent |= self.legs[key].bandwidth.probes(now);
             self.send_feedback(now, key);
         }
-        for speakers in self.speakers.values_mut() {
+        if self.seat != Seat::ALONE {
+            self.tick_seat(now);
+        }
+        for (group, speakers) in &mut self.speakers {
+            // Every engine hears all voices; one of them tells.
             if let Some((leg, track)) = speakers.compare(now)
+                && group % self.seat.count as u64 == self.seat.index as u64
                 && let Some(leg) = self.legs.get(leg)
                 && let Some(Some(track)) = leg.tracks.get(track)
             {
@@ -228,11 +252,15 @@ impl Engine {
             self.counters.stun_rejected += 1;
             return;
         };
-        let agent = &self.legs[key].ice;
-        let Some(password) = agent.password(request.local_ufrag).filter(|password| request.verify(password)) else {
+        let verifies = |password: &&Password| request.verify(password);
+        if self.legs[key].ice.password(request.local_ufrag).filter(verifies).is_none() {
             self.counters.stun_rejected += 1;
             return;
-        };
+        }
+        if self.hands_over_check(now, key, path, request.use_candidate && !request.controlled, datagram) {
+            return;
+        }
+        let Some(password) = self.legs[key].ice.password(request.local_ufrag) else { return };
         self.counters.stun_in += 1;
         let start = self.outbox.start();
         if request.controlled {
@@ -256,6 +284,7 @@ impl Engine {
         let ufrag = request.local_ufrag;
         if let Some(ended) = self.legs[key].ice.on_used(ufrag) {
             self.by_ufrag.remove(&ended);
+            self.tell_all(&Note::Used { leg: self.legs[key].id, ufrag: ufrag.to_owned() });
         }
         self.latch(now, key, path, request.use_candidate);
     }
@@ -282,6 +311,7 @@ impl Engine {
             self.released.push(before.socket);
         }
         self.by_socket.insert(socket, key);
+        self.claim(key);
     }
 
     /// Sends the check that a leg which dials is to send now, if any.

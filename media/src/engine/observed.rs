@@ -23,11 +23,16 @@ fn layer_name(track: &Track, layer: usize) -> &'static str {
 
 impl Engine {
     fn tracks(&self) -> impl Iterator<Item = &Track> {
-        self.legs.iter().flat_map(|(_, leg)| leg.tracks.iter().flatten().map(AsRef::as_ref))
+        self.own().flat_map(|leg| leg.tracks.iter().flatten().map(AsRef::as_ref))
+    }
+
+    /// The legs that count here: of several engines each leg counts in one.
+    fn own(&self) -> impl Iterator<Item = &Leg> {
+        self.legs.iter().filter(|(key, _)| self.counts(*key)).map(|(_, leg)| leg)
     }
 
     fn forwards(&self) -> impl Iterator<Item = &Outgoing> {
-        let all = self.legs.iter().flat_map(|(_, leg)| leg.outgoing.iter().flatten().map(AsRef::as_ref));
+        let all = self.own().flat_map(|leg| leg.outgoing.iter().flatten().map(AsRef::as_ref));
         all.filter(|outgoing: &&Outgoing| outgoing.source.is_some())
     }
 
@@ -41,7 +46,7 @@ impl Engine {
         let flowing =
             self.tracks().flat_map(|track| track.layers.iter().filter(|layer| layer.flow.flows(track.newest)));
         let gauges = [
-            ("legs", self.legs.len()),
+            ("legs", self.own().count()),
             ("legs_connected", self.by_path.len()),
             ("tracks", self.tracks().count()),
             ("layers_flowing", flowing.count()),
@@ -57,7 +62,7 @@ impl Engine {
         let mut snapshot = Snapshot::default();
         write_counters(&mut snapshot, &self.counters);
         write_measured(&mut snapshot, &self.measured);
-        snapshot.number("legs", "Connections that the media core has.", vec![], self.legs.len() as u64);
+        snapshot.number("legs", "Connections that the media core has.", vec![], self.own().count() as u64);
         let connected = self.by_path.len() as u64;
         snapshot.number("legs_connected", "Connections whose peer's address is known.", vec![], connected);
         for (kind, name) in KINDS {
@@ -72,11 +77,8 @@ impl Engine {
 
     /// What the links of subscribers carry, and what they lack.
     fn write_bandwidth(&self, snapshot: &mut Snapshot) {
-        let known: Vec<_> = self
-            .legs
-            .iter()
-            .filter_map(|(_, leg)| Some((leg.bandwidth.available()?, leg.bandwidth.wanted())))
-            .collect();
+        let known: Vec<_> =
+            self.own().filter_map(|leg| Some((leg.bandwidth.available()?, leg.bandwidth.wanted()))).collect();
         let narrow = known.iter().filter(|(_, wanted)| *wanted > 0);
         let help = "Subscribers whose links' bandwidth is estimated.";
         snapshot.number("bandwidth_estimates", help, vec![], known.len() as u64);
@@ -126,7 +128,7 @@ impl Engine {
     /// Of each leg, bytes of RTP that came, those that were refused included, and bytes that were sent to it.
     pub fn traffic(&self) -> Vec<(LegId, u64, u64)> {
         let of = |leg: &Leg| (leg.id, leg.counters.bytes_in + leg.counters.bytes_refused, leg.counters.bytes_out);
-        self.legs.iter().map(|(_, leg)| of(leg)).collect()
+        self.own().map(of).collect()
     }
 
     /// What is known of one leg.
@@ -145,6 +147,7 @@ fn leg_numbers(leg: &Leg) -> Vec<(&'static str, u64)> {
     vec![
         ("peer_address", address), // IPv4, as a number; 0: none
         ("peer_port", port),
+        ("thread", leg.home.get().unwrap_or(0) as u64),
         ("connected", u64::from(leg.ice.path().is_some())),
         ("keyed", u64::from(leg.keys.is_some())),
         ("packets_in_total", counters.packets_in),

@@ -52,6 +52,9 @@ impl Engine {
                 self.touched.push(to);
             }
         }
+        if !track.abroad.is_empty() {
+            self.cross(self.legs[key].id, &track, place, &packet);
+        }
         if packet.codec == Codec::Vp8 {
             let old = track.layers[place.layer].history.insert(packet);
             if let Some(old) = old {

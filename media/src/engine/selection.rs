@@ -24,13 +24,13 @@ impl Engine {
         let Some(mut track) = self.legs[key].tracks.get_mut(index).and_then(Option::take) else { return };
         let choices = track.choices();
         let paused = track.newest.is_none_or(|newest| now.since(newest) > PAUSED);
-        let several = track.layers.len() > 1;
+        let (several, watched, counts) = (track.layers.len() > 1, track.is_watched(), self.counts(key));
         for (rank, (layer, choice)) in track.layers.iter_mut().zip(&choices).enumerate() {
             let ceased = std::mem::replace(&mut layer.flowed, choice.flows) && !choice.flows;
-            if ceased && several {
+            if ceased && several && counts {
                 self.measured.freezes[rank.min(2)] += 1;
             }
-            if paused || !choice.flows || track.subscribers.is_empty() {
+            if paused || !choice.flows || !watched {
                 layer.key_frames.settle();
             }
         }

@@ -8,8 +8,24 @@ use super::sys;
 /// Tries to find one port that is free on every local address.
 const ATTEMPTS: usize = 32;
 
-/// Binds non-blocking sockets. Addresses that appear on the machine later are not noticed.
-pub fn bind(binds: &[SocketAddr]) -> io::Result<Vec<UdpSocket>> {
+/// Binds non-blocking sockets for so many threads: each has one for every address, in the same order.
+///
+/// Addresses that appear on the machine later are not noticed.
+pub fn bind(binds: &[SocketAddr], threads: usize) -> io::Result<Vec<Vec<UdpSocket>>> {
+    let first = bind_all(binds)?;
+    let mut all = Vec::new();
+    if threads > 1 {
+        // Only now: whoever else has the port, be it another focus that shares it among its threads, was noticed.
+        first.iter().try_for_each(sys::share_port)?;
+    }
+    for _ in 1..threads {
+        all.push(first.iter().map(|socket| bind_shared(socket.local_addr()?)).collect::<io::Result<_>>()?);
+    }
+    all.insert(0, first);
+    Ok(all)
+}
+
+fn bind_all(binds: &[SocketAddr]) -> io::Result<Vec<UdpSocket>> {
     if binds.is_empty() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "no address to bind"));
     }
@@ -69,8 +85,16 @@ fn bind_everywhere(port: u16) -> io::Result<Vec<UdpSocket>> {
     result
 }
 
+/// Another socket on an address whose socket shares its port.
+fn bind_shared(address: SocketAddr) -> io::Result<UdpSocket> {
+    prepare(sys::bind_shared(address)?)
+}
+
 fn bind_one(address: SocketAddr) -> io::Result<UdpSocket> {
-    let socket = UdpSocket::bind(address)?;
+    prepare(UdpSocket::bind(address)?)
+}
+
+fn prepare(socket: UdpSocket) -> io::Result<UdpSocket> {
     socket.set_nonblocking(true)?;
     sys::enlarge_buffers(&socket);
     sys::stamp_receipt(&socket);

@@ -85,6 +85,30 @@ pub fn enlarge_buffers(socket: &UdpSocket) {
     }
 }
 
+/// Lets other sockets of this user be bound to the address and port that this socket has, or will have (SO_REUSEPORT). The
+/// kernel gives what comes from one peer's address always to the same of them.
+pub fn share_port(socket: &impl AsRawFd) -> io::Result<()> {
+    let on: libc::c_int = 1;
+    let size = mem::size_of_val(&on) as libc::socklen_t;
+    let (level, option) = (libc::SOL_SOCKET, libc::SO_REUSEPORT);
+    // SAFETY: value and size describe one live c_int.
+    check(unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, ptr::from_ref(&on).cast(), size) }).map(|_| ())
+}
+
+/// Binds a socket to an address whose sockets all share their port.
+pub fn bind_shared(address: SocketAddr) -> io::Result<UdpSocket> {
+    let family = if address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
+    // SAFETY: no pointers; the result is checked before it is owned.
+    let fd = check(unsafe { libc::socket(family, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) })?;
+    // SAFETY: the descriptor was just made and nobody else owns it.
+    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    share_port(&socket)?;
+    let (raw, length) = to_raw(address);
+    // SAFETY: address and length describe one live socket address.
+    check(unsafe { libc::bind(socket.as_raw_fd(), ptr::from_ref(&raw).cast(), length) })?;
+    Ok(socket.into())
+}
+
 /// Lets the kernel tell of each datagram when it was received.
 pub fn stamp_receipt(socket: &UdpSocket) {
     let on: libc::c_int = 1;

@@ -70,7 +70,7 @@ fn published_when(core: &MediaCore, name: &str, value: u64) -> Arc<Snapshot> {
 
 #[test]
 fn packets_go_from_publisher_to_subscriber_until_the_leg_is_removed() {
-    let core = MediaCore::start(&[any_port()]).unwrap();
+    let core = MediaCore::start(&[any_port()], 1).unwrap();
     let (publisher, subscriber) = (connect(&core, 1), connect(&core, 2));
     let receive = Line { mid: "a".into(), kind: Kind::Audio, receive: Some(Receive::default()), send: vec![] };
     let transmit = Transmit { ssrc: 77, rtx: None, pt: 111, red: None, cname: "focus".into(), rid: None };
@@ -133,7 +133,7 @@ fn packets_go_from_publisher_to_subscriber_until_the_leg_is_removed() {
 
 #[test]
 fn every_local_address_answers_from_itself() {
-    let core = MediaCore::start(&[(Ipv4Addr::UNSPECIFIED, 0).into()]).unwrap();
+    let core = MediaCore::start(&[(Ipv4Addr::UNSPECIFIED, 0).into()], 1).unwrap();
     let local = core.local_addresses();
     assert!(local.iter().any(|address| address.ip() == Ipv4Addr::LOCALHOST));
     assert!(local.iter().all(|address| address.port() == local[0].port() && !address.ip().is_unspecified()));
@@ -151,16 +151,16 @@ fn every_local_address_answers_from_itself() {
 
 #[test]
 fn a_taken_port_is_an_error() {
-    let core = MediaCore::start(&[any_port()]).unwrap();
-    let error = MediaCore::start(core.local_addresses()).err().unwrap();
+    let core = MediaCore::start(&[any_port()], 1).unwrap();
+    let error = MediaCore::start(core.local_addresses(), 1).err().unwrap();
     assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
-    assert!(MediaCore::start(&[]).is_err());
+    assert!(MediaCore::start(&[], 1).is_err());
 }
 
 #[test]
 fn a_panic_in_the_thread_is_told_and_everything_after_it_refused() {
-    let core = MediaCore::start(&[any_port()]).unwrap();
-    core.shared.post(Message::Panic);
+    let core = MediaCore::start(&[any_port()], 1).unwrap();
+    core.shared.mailboxes[0].post(Message::Panic);
     wait_for(&core, &Notice::Failed("the media thread panicked: as asked".into()));
     assert!(core.command(Command::RemoveLeg { leg: 1 }).is_err());
     assert!(core.stats().is_err());

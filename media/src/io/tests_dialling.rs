@@ -8,7 +8,7 @@ use crate::proto::stun::{Password, Request};
 const LEG: LegId = 1;
 
 fn core() -> MediaCore {
-    MediaCore::start(&["127.0.0.1:0".parse().unwrap()]).unwrap()
+    MediaCore::start(&["127.0.0.1:0".parse().unwrap()], 1).unwrap()
 }
 
 fn add_leg(core: &MediaCore) {
@@ -116,7 +116,7 @@ fn many_trunks_come_and_go_in_the_places_of_those_before() {
 #[test]
 fn a_panic_in_the_thread_is_told_and_later_calls_are_refused() {
     let core = core();
-    core.shared.post(Message::Panic);
+    core.shared.mailboxes[0].post(Message::Panic);
     assert!(matches!(next(&core), Notice::Failed(message) if message.contains("as asked")));
     assert!(core.stats().is_err());
     assert!(core.connect(LEG, "ufrag".into(), "password".into(), &[]).is_err());

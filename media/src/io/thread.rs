@@ -1,17 +1,18 @@
-//! The media thread: waits for datagrams, commands and deadlines, runs the engine, and sends what it made.
+//! A media thread: waits for datagrams, commands and deadlines, runs the engine, and sends what it made.
 
 use std::any::Any;
 use std::io;
 use std::net::UdpSocket;
 use std::os::fd::AsRawFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::thread::JoinHandle;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use super::sys::{self, BATCH, Receiver, Sender};
 use super::traffic::Traffic;
-use super::{Connect, Message, Notice, Shared, lock};
+use super::{Connect, Mailbox, Message, Notice, Shared, lock};
+use crate::engine::crossing::{Crossing, Seat};
 use crate::engine::outbox::{Message as Sending, Outbox, Path};
 use crate::engine::{Command, Engine, place};
 use crate::measure::Snapshot;
@@ -25,30 +26,52 @@ const IDLE_MILLIS: i32 = 1000;
 const PUBLISH: u64 = 100 * MILLISECOND;
 /// How long a full socket buffer is waited for before its datagrams are dropped.
 const SEND_PATIENCE_MILLIS: i32 = 2;
+/// Threads that have a name of their own in metrics.
+const MAX_NAMES: usize = 256;
 /// Rounds of one socket before the others, commands and deadlines get their turn.
 const ROUNDS: usize = 4;
 
+/// When the threads were started, which is their engines' time zero.
+#[derive(Clone, Copy)]
+pub struct Clock {
+    started: Instant,
+    wall: WallClock,
+}
+
+impl Clock {
+    /// Zero is now.
+    pub fn start() -> Self {
+        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let fraction = (u64::from(since_epoch.subsec_nanos()) << 32) / 1_000_000_000;
+        let wall = WallClock::new((since_epoch.as_secs() + NTP_EPOCH) << 32 | fraction);
+        Self { started: Instant::now(), wall }
+    }
+}
+
+/// The threads' names in metrics.
+static NAMES: LazyLock<Vec<String>> = LazyLock::new(|| (0..MAX_NAMES).map(|index| index.to_string()).collect());
+
 /// Starts the thread. A panic in it, or a lost socket, ends as a `Failed` notice.
-pub fn spawn(sockets: Vec<UdpSocket>, shared: Arc<Shared>) -> io::Result<JoinHandle<()>> {
-    let started = Instant::now();
-    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let fraction = (u64::from(since_epoch.subsec_nanos()) << 32) / 1_000_000_000;
-    let wall = WallClock::new((since_epoch.as_secs() + NTP_EPOCH) << 32 | fraction);
+pub fn spawn(index: usize, sockets: Vec<UdpSocket>, shared: Arc<Shared>, clock: Clock) -> io::Result<JoinHandle<()>> {
     let mut seed = [0; 8];
     aws_lc_rs::rand::fill(&mut seed).map_err(|_| io::Error::other("no randomness"))?;
-    let engine = Engine::new(wall, u64::from_ne_bytes(seed));
+    let seat = Seat { index, count: shared.mailboxes.len() };
+    let engine = Engine::new(clock.wall, u64::from_ne_bytes(seed)).seated(seat);
     let sockets = sockets.into_iter().map(Some).collect();
     let mut worker = Worker {
         sockets,
         shared: Arc::clone(&shared),
+        seat,
         engine,
-        started,
+        started: clock.started,
+        arrived: Crossing::default(),
         published: None,
         traffic: Traffic::default(),
+        stamps: Vec::new(),
         sender: Sender::new(),
         segments: true,
     };
-    std::thread::Builder::new().name("media".into()).spawn(move || {
+    std::thread::Builder::new().name(format!("media-{index}")).spawn(move || {
         match catch_unwind(AssertUnwindSafe(|| worker.run())) {
             Ok(Ok(())) => {}
             Ok(Err(error)) => shared.fail(format!("the media thread lost its socket: {error}")),
@@ -65,10 +88,13 @@ fn panic_message(panic: &(dyn Any + Send)) -> &str {
 struct Worker {
     sockets: Vec<Option<UdpSocket>>, // those that are bound for all, then those of legs that dial, as they come and go
     shared: Arc<Shared>,
+    seat: Seat,
     engine: Engine,
+    arrived: Crossing, // from other threads
     started: Instant,
     published: Option<Time>,
     traffic: Traffic,
+    stamps: Vec<(u64, u64)>, // of packets that came from other threads: when received, how often sent on
     sender: Sender,
     segments: bool, // messages of several datagrams are sent as such
 }
@@ -86,7 +112,7 @@ impl Worker {
             self.list_descriptors(&mut descriptors);
             sys::poll(&mut descriptors, self.timeout_millis())?;
             let [wake, sockets @ ..] = &descriptors[..] else { return Ok(()) };
-            if wake.revents != 0 && !self.take_messages()? {
+            if wake.revents != 0 && !self.take_mail()? {
                 return Ok(());
             }
             for (index, descriptor) in sockets.iter().enumerate() {
@@ -98,6 +124,7 @@ impl Worker {
             if self.engine.is_due(now) {
                 self.engine.tick(now);
             }
+            self.hand_over();
             self.flush()?;
             self.publish(now);
             let events = self.engine.take_events();
@@ -110,7 +137,7 @@ impl Worker {
     /// What to wait for: messages first, then each socket at its place. A place without a socket is skipped by poll(2).
     fn list_descriptors(&self, descriptors: &mut Vec<libc::pollfd>) {
         let sockets = self.sockets.iter().map(|socket| socket.as_ref().map_or(-1, AsRawFd::as_raw_fd));
-        let all = std::iter::once(self.shared.wake.as_raw_fd()).chain(sockets);
+        let all = std::iter::once(self.mailbox().wake.as_raw_fd()).chain(sockets);
         descriptors.clear();
         descriptors.extend(all.map(|fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 }));
     }
@@ -120,17 +147,59 @@ impl Worker {
         self.engine.deadline().map_or(IDLE_MILLIS, |deadline| deadline.since(now).div_ceil(1000) as i32)
     }
 
+    fn mailbox(&self) -> &Mailbox {
+        &self.shared.mailboxes[self.seat.index]
+    }
+
+    /// Carries out what others put in. False: the thread is to end.
+    fn take_mail(&mut self) -> io::Result<bool> {
+        self.mailbox().wake.clear();
+        let mut arrived = std::mem::take(&mut self.arrived);
+        std::mem::swap(&mut *lock(&self.mailbox().crossing), &mut arrived);
+        // What other engines tell follows from messages that they had: those are here by now, and come first.
+        let goes_on = self.take_messages()?;
+        if goes_on && !arrived.is_empty() {
+            let now = self.now();
+            let mut stamps = std::mem::take(&mut self.stamps);
+            self.engine.arrive(now, &mut arrived, |received, times| {
+                stamps.extend(received.filter(|_| times > 0).map(|received| (received, times)));
+            });
+            self.engine.finish(now);
+            self.hand_over();
+            self.flush()?;
+            let sent = sys::wall_nanos();
+            for (received, times) in stamps.drain(..) {
+                self.traffic.forwarding.observe(sent.saturating_sub(received) / 1000, times);
+            }
+            self.stamps = stamps;
+        }
+        self.arrived = arrived;
+        Ok(goes_on)
+    }
+
+    /// Hands to the other threads what is for them.
+    fn hand_over(&mut self) {
+        for other in self.seat.others() {
+            let crossing = self.engine.crossing(other);
+            if !crossing.is_empty() {
+                let dropped = self.shared.mailboxes[other].carry(crossing);
+                self.engine.counters.threads_dropped += dropped as u64;
+            }
+        }
+    }
+
     /// Carries queued messages out, in order. False: the thread is to end.
     fn take_messages(&mut self) -> io::Result<bool> {
-        self.shared.wake.clear();
-        let messages = std::mem::take(&mut *lock(&self.shared.inbox));
+        let messages = std::mem::take(&mut *lock(&self.mailbox().messages));
         for message in messages {
             let now = self.now();
             match message {
+                Message::AddLeg { leg, ufrag, pwd, home } => self.engine.add_leg(now, leg, ufrag, &pwd, home),
                 Message::Command(command) => self.engine.command(now, command),
                 Message::Connect(connect) => self.connect(now, connect),
                 Message::Synchronous(command, reply) => {
                     self.engine.command(now, command);
+                    self.hand_over();
                     self.flush()?;
                     let _ = reply.send(()); // who asked may have lost patience
                 }
@@ -175,9 +244,10 @@ impl Worker {
         let mut snapshot: Snapshot = self.engine.measure();
         self.traffic.write(&mut snapshot);
         let help = "Processor time of a media thread.";
+        let name = NAMES.get(self.seat.index).map_or("more", String::as_str);
         let cpu = sys::thread_cpu_nanos() / 1000;
-        snapshot.number("thread_cpu_microseconds_total", help, vec![("thread", "0")], cpu);
-        *lock(&self.shared.published) = Arc::new(snapshot);
+        snapshot.number("thread_cpu_microseconds_total", help, vec![("thread", name)], cpu);
+        *lock(&self.mailbox().published) = Arc::new(snapshot);
     }
 
     /// Takes what a socket has, a few batches at most, and sends what comes of each at once.
@@ -194,6 +264,7 @@ impl Worker {
             let mut forwarded = [0; BATCH];
             for (index, forwarded) in forwarded[..count].iter_mut().enumerate() {
                 let before = self.engine.placed;
+                self.engine.received = receiver.received_nanos(index);
                 if let Some((peer, datagrams)) = receiver.datagrams(index) {
                     for datagram in datagrams {
                         self.traffic.datagrams_in += 1;
@@ -202,6 +273,7 @@ impl Worker {
                 }
                 *forwarded = self.engine.placed - before;
             }
+            self.hand_over(); // others can begin meanwhile
             self.engine.finish(now);
             self.flush()?;
             let sent = sys::wall_nanos();

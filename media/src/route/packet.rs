@@ -61,6 +61,11 @@ pub struct Packet {
 }
 
 impl Packet {
+    /// All but the payload.
+    pub fn without_payload(&self) -> Self {
+        Self { payload: Vec::new(), ..*self }
+    }
+
     /// It carries nothing but padding.
     pub fn is_padding(&self) -> bool {
         self.payload.is_empty()

@@ -50,6 +50,13 @@ impl<K: Copy + Eq + Hash + Ord> Speakers<K> {
         voice.count += 1.0;
     }
 
+    /// Notes the levels of several packets by their sum, without the VAD's bits.
+    pub fn on_levels(&mut self, track: K, sum: u32, count: u32) {
+        let voice = self.voices.entry(track).or_default();
+        voice.sum += (127 * count).saturating_sub(sum) as f32;
+        voice.count += count as f32;
+    }
+
     /// The track is gone.
     pub fn remove(&mut self, track: K) {
         self.voices.remove(&track);

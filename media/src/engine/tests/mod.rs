@@ -2,6 +2,7 @@
 
 mod bandwidth;
 mod bitrate;
+mod crossing;
 mod dialling;
 mod flow;
 mod hostile;
@@ -20,6 +21,7 @@ mod world;
 
 use std::collections::HashMap;
 
+use super::crossing::{Crossing, Home, Seat};
 use super::outbox::Path;
 use super::plan::{Kind, LegId, Line, Payload, Plan, Receive, Transmit};
 use super::{Command, Engine, Event};
@@ -89,6 +91,8 @@ impl Peer {
 
 struct World {
     engine: Engine,
+    /// With several threads: those of the others. Peers' datagrams go to one of them by their port.
+    others: Vec<Engine>,
     now: Time,
     peers: HashMap<LegId, Peer>,
     /// Which of the engine's datagrams get lost on their way, by their count.
@@ -110,17 +114,59 @@ fn master(profile: Profile, seed: u8) -> Master {
 
 impl World {
     fn new() -> Self {
-        let engine = Engine::new(WallClock::new(NTP_AT_ZERO), 42);
-        Self { engine, now: Time::from_micros(SECOND), peers: HashMap::new(), lose: |_| false, sent: 0 }
+        Self::several(std::env::var("ENGINES").map_or(1, |count| count.parse().unwrap()))
+    }
+
+    fn several(count: usize) -> Self {
+        let engine = |index| Engine::new(WallClock::new(NTP_AT_ZERO), 42 + index as u64).seated(Seat { index, count });
+        let (engine, others) = (engine(0), (1..count).map(engine).collect());
+        Self { engine, others, now: Time::from_micros(SECOND), peers: HashMap::new(), lose: |_| false, sent: 0 }
     }
 
     fn command(&mut self, command: Command) {
-        self.engine.command(self.now, command);
+        let now = self.now;
+        if let Command::AddLeg { leg, ufrag, pwd } = &command {
+            let home = Home::default();
+            self.engines().for_each(|engine| engine.add_leg(now, *leg, ufrag.clone(), pwd, home.clone()));
+        } else {
+            self.engines().for_each(|engine| engine.command(now, command.clone()));
+        }
         self.collect();
     }
 
+    fn engines(&mut self) -> impl Iterator<Item = &mut Engine> {
+        std::iter::once(&mut self.engine).chain(&mut self.others)
+    }
+
+    /// The engine that peers at this address get.
+    fn engine_at(&mut self, path: Path) -> &mut Engine {
+        let place = usize::from(path.peer.port()) % (1 + self.others.len());
+        if place == 0 { &mut self.engine } else { &mut self.others[place - 1] }
+    }
+
+    /// Carries what the engines have for each other until they have nothing more.
+    fn carry(&mut self) {
+        let (now, count) = (self.now, 1 + self.others.len());
+        let mut waiting: Vec<_> = std::iter::repeat_with(Crossing::default).take(count).collect();
+        loop {
+            for from in 0..count {
+                for (to, waiting) in waiting.iter_mut().enumerate().filter(|(to, _)| *to != from) {
+                    let engine = if from == 0 { &mut self.engine } else { &mut self.others[from - 1] };
+                    assert_eq!(waiting.append(engine.crossing(to)), 0, "nothing is dropped");
+                }
+            }
+            if waiting.iter().all(Crossing::is_empty) {
+                break;
+            }
+            for (engine, crossing) in self.engines().zip(&mut waiting) {
+                engine.arrive(now, crossing, |_, _| {});
+            }
+        }
+    }
+
     fn datagram(&mut self, path: Path, mut datagram: Vec<u8>) {
-        self.engine.datagram(self.now, path, &mut datagram);
+        let now = self.now;
+        self.engine_at(path).datagram(now, path, &mut datagram);
         self.collect();
     }
 
@@ -211,9 +257,12 @@ impl World {
     /// Lets time pass, with the engine's deadlines.
     fn pass(&mut self, millis: u64) {
         let end = self.now + millis * MILLISECOND;
-        while let Some(deadline) = self.engine.deadline().filter(|deadline| *deadline <= end) {
+        while let Some(deadline) = self.engines().filter_map(|engine| engine.deadline()).min().filter(|it| *it <= end) {
             self.now = self.now.max(deadline);
-            self.engine.tick(self.now);
+            let now = self.now;
+            self.engines()
+                .filter(|engine| engine.deadline().is_some_and(|it| it <= now))
+                .for_each(|engine| engine.tick(now));
             self.collect();
         }
         self.now = end;
@@ -222,11 +271,18 @@ impl World {
     /// Delivers what the engine made.
     fn collect(&mut self) {
         let now = self.now;
-        self.engine.finish(now);
-        for (path, datagram) in self.engine.outbox.iter() {
+        if !self.others.is_empty() {
+            self.carry();
+        }
+        self.engines().for_each(|engine| engine.finish(now));
+        let mut datagrams = Vec::new();
+        for engine in self.engines() {
+            datagrams.extend(engine.outbox.iter().map(|(path, datagram)| (path, datagram.to_vec())));
+            engine.outbox.clear();
+        }
+        for (path, mut datagram) in datagrams {
             self.sent += 1;
             let Some(peer) = self.peers.values_mut().find(|peer| peer.path == path) else { continue };
-            let mut datagram = datagram.to_vec();
             match classify(&datagram) {
                 Class::Rtp if (self.lose)(self.sent) => {}
                 Class::Rtp => {
@@ -248,7 +304,6 @@ impl World {
                 _ => peer.other.push(datagram),
             }
         }
-        self.engine.outbox.clear();
     }
 
     fn peer(&self, leg: LegId) -> &Peer {
@@ -256,7 +311,7 @@ impl World {
     }
 
     fn events(&mut self) -> Vec<Event> {
-        self.engine.take_events().into()
+        self.engines().flat_map(|engine| engine.take_events()).collect()
     }
 }
 
