@@ -12,7 +12,7 @@ from mautrix.api import Method, Path
 from ..core.ids import Device, RoomId
 from .bot_room import BotRooms
 from .health import Health
-from .homeserver import As, Homeserver, RefusedError, UnavailableError
+from .homeserver import As, Backoff, Homeserver, RefusedError, UnavailableError
 from .interface import Counted, MatrixSettings, MatrixSink, Message, RawEvent, Timed
 from .introduction import forget_keys, introduce, make_device, refusal, warn_if_too_old
 from .outgoing import Outgoing, in_plain_text
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+LOAD_TRIES = 6  # for the bot's rooms, at the start: quarter of a minute
 LAST_WORDS = 2.0  # seconds for what is still to be sent when stopping
 
 
@@ -194,10 +195,16 @@ class Matrix:
     # ------------------------------------------------------------ parts
 
     async def _load_rooms(self) -> None:
-        try:
-            await self._bot.load()
-        except (RefusedError, UnavailableError) as error:
-            log.warning("The bot's rooms could not be read; it hears no commands in them: %s", error)
+        backoff = Backoff()
+        for tries_left in reversed(range(LOAD_TRIES)):
+            try:
+                await self._bot.load()
+                return
+            except (RefusedError, UnavailableError) as error:
+                if isinstance(error, RefusedError) or not tries_left:
+                    log.warning("The bot's rooms could not be read; it hears no commands in them: %s", error)
+                    return
+            await backoff.pause()
 
     async def _supervise(self, name: str, work: Coroutine[Any, Any, None]) -> None:
         """Run a part that should never end; if it does, nothing goes on as if it had not."""

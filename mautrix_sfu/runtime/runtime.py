@@ -95,7 +95,7 @@ class Runtime:
     def restore(self, facts: Iterable[tuple[dict[str, Any], int]], legs: tuple[ev.StoredLeg, ...]) -> None:
         """Take what the store held: raw events with the time they were received (ms, wall clock), and legs."""
         now_ms = self._wall_ms()
-        parsed = (room_events.parse(event, received_ms, now_ms) for event, received_ms in facts)
+        parsed = (self._parsed(event, received_ms, now_ms) for event, received_ms in facts)
         known = tuple(fact for fact in parsed if not isinstance(fact, room_events.Ignored))
         self._feed(ev.Restored(known, legs))
 
@@ -189,7 +189,7 @@ class Runtime:
                 self._store_redaction(redaction)
             return
         now_ms = self._wall_ms()
-        fact = room_events.parse(event, now_ms, now_ms)
+        fact = self._parsed(event, now_ms, now_ms)
         if isinstance(fact, room_events.Ignored):
             self._metrics.count("room_events_ignored", fact.value)
             return
@@ -197,6 +197,14 @@ class Runtime:
         if self._store is not None and self._focus.holds(fact):
             kept = room_events.worth_storing(event)
             self._store.put_fact(fact.room_id, kept["type"], kept["state_key"], kept, now_ms)
+
+    def _parsed(self, event: dict[str, Any], received_ms: int, now_ms: int) -> ev.RoomFact | room_events.Ignored:
+        """What an event says: one that meets a fault says nothing, and costs neither the room's others nor a start."""
+        try:
+            return room_events.parse(event, received_ms, now_ms)
+        except Exception:
+            self._met_a_fault("room event")
+            return room_events.Ignored.MALFORMED
 
     async def kept(self) -> bool:
         """Wait until what came of the room events so far is on disk; False if that failed."""
@@ -224,7 +232,7 @@ class Runtime:
             event = {**raw, "room_id": room_id}
             sent_ms = event.get("origin_server_ts")
             received_ms = max(0, min(now_ms, sent_ms)) if isinstance(sent_ms, int) else now_ms
-            fact = room_events.parse(event, received_ms, now_ms)
+            fact = self._parsed(event, received_ms, now_ms)
             if not isinstance(fact, room_events.Ignored):
                 facts.append(fact)
                 worth = room_events.worth_storing(event)
@@ -249,6 +257,8 @@ class Runtime:
                 refusal = to_device.refusal(sender, event_type, content, self._policy.session_id)
                 if refusal is not None and self._refusals.allow(sender, self._clock()):
                     self._carry_out([refusal])
+            except Exception:  # it must not cost the others of its page
+                self._met_a_fault(event_type)
         now = self._clock()
         budget = now + INTAKE_SECONDS
         for message in without_stale_invites(messages):

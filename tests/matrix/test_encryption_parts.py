@@ -13,7 +13,8 @@ pytest.importorskip("olm")
 from mautrix.crypto.account import OlmAccount
 
 from mautrix_sfu.core.ids import Device, DeviceId, UserId
-from mautrix_sfu.matrix import Counted, Message, RefusedError, UnavailableError
+from mautrix_sfu.matrix import Counted, EncryptionSettings, Message, RefusedError, UnavailableError
+from mautrix_sfu.matrix.encryption import Encryption
 from mautrix_sfu.matrix.encryption import intake as intake_module
 from mautrix_sfu.matrix.encryption.database import KeyStore
 from mautrix_sfu.matrix.encryption.devices import FRESH_FOR, USER_QUERIES, Devices, KnownDevice
@@ -259,6 +260,34 @@ async def test_a_one_time_key_that_another_homeserver_makes_up_is_none(answer: d
     sessions = Sessions(cast("Homeserver", Claims()), focus, OlmAccount(), cast("KeyStore", Claims()))
     with pytest.raises(NoSessionError):
         await sessions.encrypt(known, "m.call.answer", {})
+
+
+# ---------------------------------------------------------------- what is said of it
+
+
+async def test_a_flood_of_plain_text_about_an_encrypted_call_is_counted_and_fills_no_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Parts:
+        seals = property(lambda _: Parts())
+
+        def holds(self, *_: object) -> bool:
+            return True
+
+    counted: Counter[Counted] = Counter()
+
+    def count(what: Counted, by: int) -> None:
+        counted[what] += by
+
+    encryption = Encryption(
+        cast("Homeserver", None), cast("EncryptionSettings", None), lambda _: None, count, lambda: 0.0
+    )
+    encryption._parts = cast("Any", Parts())
+    content = {"device_id": "A", "conf_id": "c"}
+    assert encryption.take([Message(ALICE, "m.call.hangup", content)] * 100) == []
+    assert encryption.take([Message("@bob:hs", "m.call.hangup", content)]) == []
+    assert counted[Counted.DOWNGRADES] == 101
+    assert [ALICE in line for line in caplog.messages] == [True] * 3 + [False]
 
 
 # ---------------------------------------------------------------- rooms

@@ -13,7 +13,17 @@ from aiohttp import web
 from mautrix.api import Method
 
 from mautrix_sfu.core.ids import Device, DeviceId, RoomId, UserId
-from mautrix_sfu.matrix import Counted, Message, RawEvent, health, ping, to_device, transactions
+from mautrix_sfu.matrix import (
+    Counted,
+    Matrix,
+    MatrixSettings,
+    Message,
+    RawEvent,
+    health,
+    ping,
+    to_device,
+    transactions,
+)
 from mautrix_sfu.matrix.bot_room import BotRooms
 from mautrix_sfu.matrix.health import Health
 from mautrix_sfu.matrix.homeserver import Homeserver, RefusedError, UnavailableError
@@ -22,6 +32,7 @@ from mautrix_sfu.matrix.ping import Pinger
 from mautrix_sfu.matrix.snapshots import Snapshots
 from mautrix_sfu.matrix.to_device import Inbox
 from mautrix_sfu.matrix.transactions import Listener, always
+from tests.matrix.conftest import Sink
 from tests.support.synapse import free_port
 
 FOCUS = Device(UserId("@sfu:x"), DeviceId("SFU1"))
@@ -161,6 +172,19 @@ async def test_what_the_bot_cannot_seal_because_of_a_fault_is_counted_and_it_goe
     await asyncio.gather(worker, return_exceptions=True)
     assert [path.split("/")[-4] for path in sent] == ["!good:x"]
     assert counted == {Counted.HANDLER_FAILED: 1}
+
+
+async def test_the_bot_knows_its_rooms_though_the_homeserver_stumbles_at_the_start(
+    serve: Serve,
+) -> None:
+    answers = [web.json_response({}, status=500), web.json_response({"joined_rooms": ["!r:x"]})]
+    client = await serve(lambda _request: answers.pop(0))
+    settings = MatrixSettings(client.url, FOCUS, "sfu", "as", "hs")
+    matrix = Matrix(settings, Sink(), None)
+    matrix._homeserver.open()
+    await matrix._load_rooms()
+    assert matrix.bot_rooms == {"!r:x"}
+    await matrix.stop()
 
 
 async def test_a_message_that_meets_a_fault_is_dropped_and_the_next_one_goes_out(serve: Serve) -> None:

@@ -21,6 +21,7 @@ from mautrix_sfu.metrics import Metrics
 from mautrix_sfu.runtime import Runtime
 from mautrix_sfu.runtime import runtime as runtime_module
 from mautrix_sfu.store import StoredFact
+from mautrix_sfu.wire import room_events, to_device
 from mautrix_sfu.wire.negotiation import LocalTransport
 from mautrix_sfu.wire.plan import MediaPlan, RemoteTransport
 from tests.wire.recordings import CAPTURES
@@ -367,6 +368,33 @@ async def test_a_fault_of_the_core_costs_one_message_and_not_those_behind_it(mon
     assert not answers(edges, "@bad:hs")
     assert answers(edges, "@good:hs")
     assert internal_errors(metrics) == {"Invite"}
+    runtime.stop()
+
+
+async def test_what_cannot_be_read_because_of_a_fault_costs_nobody_else_and_no_start(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    decode, parse = to_device.decode, room_events.parse
+
+    def faulty_decode(sender: str, *more: Any) -> Any:
+        assert sender != "@bad:hs", "a fault"
+        return decode(sender, *more)
+
+    def faulty_parse(event: dict[str, Any], *more: Any) -> Any:
+        assert event["sender"] != "@bad:hs", "a fault"
+        return parse(event, *more)
+
+    monkeypatch.setattr(to_device, "decode", faulty_decode)
+    monkeypatch.setattr(room_events, "parse", faulty_parse)
+    runtime, edges, metrics = make()
+    facts = [member_event(user, n) for n, user in enumerate(("@bad:hs", "@good:hs"))]
+    runtime.restore([(fact, _now_ms()) for fact in facts], ())
+    runtime.on_room_event(facts[0])
+    runtime.on_to_device([invite("@bad:hs", "c"), invite("@good:hs", "c")], "p1")
+    await asyncio.sleep(0.05)
+    assert not answers(edges, "@bad:hs")
+    assert answers(edges, "@good:hs")
+    assert internal_errors(metrics) == {"room event", "m.call.invite"}
     runtime.stop()
 
 

@@ -34,6 +34,7 @@ RENEWALS = (20, 1)  # in all: at once, and per second
 MAX_REMEMBERED = 4096  # devices: those muted, and those with a new session
 MAX_RENEWING = 256  # that wait
 FAILURES = (30, 1)  # messages of one device that may fail: at once, and per second
+WARNINGS = (3, 1 / 60)  # lines in the log about one user's messages: at once, and per second
 MUTED_FOR = 10.0  # seconds for which a device that exceeds this is not listened to
 TRIES, RETRY_FIRST = 4, 0.25  # for the keys of a sender, while the homeserver does not answer; seconds
 
@@ -56,6 +57,7 @@ class Encryption:
         self._devices = Devices(homeserver, count, clock)
         self._intake = Intake(self._open, deliver, count)
         self._failures = Rate(*FAILURES)
+        self._warnings = Rate(*WARNINGS)
         self._muted: OrderedDict[Device, float] = OrderedDict()  # until when
         self._renewals = Rate(*RENEWALS)
         self._renewed: OrderedDict[Device, float] = OrderedDict()
@@ -169,7 +171,7 @@ class Encryption:
         own_id = known.device.device_id
         if any(content.get(name, own_id) != own_id for name in ("device_id", "party_id")):
             self._count(Counted.DEVICE_LIES, 1)
-            log.warning("%s encrypted a message in which it claims to be another device: dropped", known.device)
+            self._warn("%s encrypted a message in which it claims to be another device: dropped", known.device)
             return None
         conf_id = content.get("conf_id")
         if isinstance(conf_id, str):
@@ -197,9 +199,14 @@ class Encryption:
                 device = Device(message.sender, device_id)  # type: ignore[arg-type]
                 if self._started.seals.holds(device, conf_id):
                     self._count(Counted.DOWNGRADES, 1)
-                    log.warning("A message in plain text claims to be of %s, whose call is encrypted: dropped", device)
+                    self._warn("A message in plain text claims to be of %s, whose call is encrypted: dropped", device)
                     return True
         return False
+
+    def _warn(self, what: str, device: Device) -> None:
+        """Log what a user's message is worth; the counters tell the rest."""
+        if self._warnings.allow(device.user_id, self._clock()):
+            log.warning(what, device)
 
     async def _patiently(self, ask: Callable[[], Awaitable[KnownDevice | None]]) -> KnownDevice | None:
         pause = RETRY_FIRST
