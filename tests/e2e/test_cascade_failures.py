@@ -91,13 +91,14 @@ async def _living_in(end: Namespace, site: Deployment) -> AsyncIterator[None]:
 async def test_the_higher_focus_dials_when_nothing_comes_from_the_lower(federation: Federation) -> None:
     lower, higher, _ = federation.sites
     encrypted = "m.room.encrypted"  # as foci dial each other
-    async with Swallow(lower.synapse.base_url, encrypted, at_most=1) as swallow:
+    async with Swallow(lower.synapse.base_url, encrypted, at_most=0) as swallow:
         lower.focus.stop()
         lower.focus.edit("homeserver", address=swallow.address)
         try:
             await lower.focus.start()
             async with FederatedCall(federation) as call:
                 dials = [_dials(site) for site in (lower, higher)]
+                swallow.at_most = 1  # and nothing that it says at its start
                 alice, bob = await call.people(alice=lower, bob=higher)
                 await alice.until(lambda: alice.track_of(bob, "video"), 60, "the trunk that the higher one dials")
                 await meet(alice, bob)

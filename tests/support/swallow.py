@@ -18,7 +18,7 @@ class Swallow:
 
     def __init__(self, homeserver: str, event_type: str, at_most: int | None = None) -> None:
         self.swallowed = 0
-        self._at_most = at_most
+        self.at_most = at_most  # None: all; whoever changes it begins to swallow then
         self._homeserver = homeserver
         self._lost = f"/sendToDevice/{event_type}/"
         self._port = free_port()
@@ -48,7 +48,7 @@ class Swallow:
             await self._http.close()
 
     async def _handle(self, request: web.Request) -> web.Response:
-        if self._lost in request.path and self.swallowed != self._at_most:
+        if self._lost in request.path and (self.at_most is None or self.swallowed < self.at_most):
             self.swallowed += 1
             return web.json_response({})
         assert self._http is not None
