@@ -316,15 +316,15 @@ def test_a_scrape_of_a_thousand_legs_takes_under_fifty_milliseconds() -> None:
         )
         metrics.watch_media(core.published)
         metrics.watch_matrix(lambda: MatrixLoad(0, 0.0, 0, 0.0, 0))
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while scrape(metrics)["mautrix_sfu_media_forwards|kind=video|layer=none"] < 9000:
             assert time.monotonic() < deadline
             time.sleep(0.05)
         times = []
         for _ in range(21):
-            started = time.perf_counter()
+            started = time.thread_time()  # others may have the processor meanwhile
             metrics.render()
-            times.append(time.perf_counter() - started)
+            times.append(time.thread_time() - started)
         samples = scrape(metrics)
     finally:
         core.shutdown()

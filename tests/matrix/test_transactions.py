@@ -208,7 +208,7 @@ async def test_a_focus_that_stops_answers_no_transaction_that_it_did_not_work_of
         began = time.monotonic()
         await under_test.stop()
         assert await answer == 503
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 2  # what aiohttp would wait for
 
 
 @asynccontextmanager
