@@ -39,6 +39,11 @@ class Window:
     hung_up: str | None
     picture_gaps: int
 
+    @property
+    def measured(self) -> bool:
+        """Whether this machine let the focus and us run all the time."""
+        return self.took <= LATE * WINDOW and self.starved <= STARVED
+
     def __str__(self) -> str:
         here = f"{self.took:.2f} s, starved {self.starved:.2f} s, {self.drops} lost here"
         return f"{', '.join(self.stopped) or 'nothing stopped'} ({here})"
@@ -74,7 +79,7 @@ def judge(seen: Sequence[Window]) -> None:
         clock += window.took
         if window.drops > drops:
             drops, excused_until = window.drops, clock + SETTLE
-        if window.stopped and (window.took > LATE * WINDOW or window.starved > STARVED or clock < excused_until):
+        if window.stopped and (not window.measured or clock < excused_until):
             unmeasured += 1
         elif window.stopped:
             bad.append(f"window {number}: {window}")

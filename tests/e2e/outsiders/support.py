@@ -53,7 +53,9 @@ class Talk:
             self._windows.append(window)
 
     def _judge(self) -> None:
-        stopped = [{what for what in window.stopped if "messages" not in what} for window in self._windows]
+        stopped = [
+            {what for what in window.stopped if "messages" not in what and window.measured} for window in self._windows
+        ]
         silent = [number for number, (one, other) in enumerate(pairwise(stopped)) if one & other]
         assert not silent, [str(window) for window in self._windows]
         assert self.alice.hung_up is self.bob.hung_up is None
