@@ -83,6 +83,7 @@ class MediaCore:
     def forward_layers(
         self, leg: int, mid: str, source_leg: int, source_mid: str, sizes: list[tuple[int | None, int | None]]
     ) -> None: ...  # each layer that one of the sizes takes crosses once, under its rid; (None, None) is the best
+    def set_loudest(self, voices: int) -> None: ...  # of each group so many voices are passed on; 0: all
     def stop_forward(self, leg: int, mid: str) -> None: ...
     def stats(self) -> dict[str, int]: ...  # process-wide counters, now; the media thread is asked
     # What was measured, as the media thread published it last (at most a second ago): it is not asked.

@@ -8,7 +8,7 @@ import importlib.util
 import logging
 import secrets
 import signal
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -106,6 +106,7 @@ class _Focus:
         self._runtime = Runtime(policy_of(config), self._metrics, self, config.cascade.allow_private, trace=trace)
         self._ended: asyncio.Future[None] | None = None
         self._store: Store | None = None
+        self._set_loudest: Callable[[int], None] | None = None
         self._operations: FocusOperations | None = None
         self._bot: Bot | None = None
         self._transactions = 0  # that were taken
@@ -160,6 +161,8 @@ class _Focus:
             config.bot_user_id, operations, operations.permission, matrix.send_message, self._runtime.wants_room
         )
         media.start(loop, self._runtime)
+        media.set_loudest(config.conferences.loudest_voices)
+        self._set_loudest = media.set_loudest
         runtime = self._runtime
         self._metrics.watch_focus(runtime.view, runtime.links, lambda: asdict(runtime.policy.limits))
         self._metrics.watch_media(media.published)
@@ -233,6 +236,8 @@ class _Focus:
 
     def _adopt(self) -> None:
         self._runtime.allow_private(self._config.cascade.allow_private)
+        if self._set_loudest is not None:
+            self._set_loudest(self._config.conferences.loudest_voices)
         if self._operations is not None:
             self._operations.reconfigure(self._config)
 

@@ -175,6 +175,10 @@ class Media:
         """
         self._core.forward_layers(leg, mid, source_leg, source_mid, list(sizes))
 
+    def set_loudest(self, voices: int) -> None:
+        """Passes on only the voices of so many of each group, the loudest by their audio level; 0: all."""
+        self._core.set_loudest(voices)
+
     def stop_forward(self, leg: LegId, mid: Mid) -> None:
         """Sends nothing more on this m-line."""
         self._core.stop_forward(leg, mid)

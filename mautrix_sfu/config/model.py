@@ -75,6 +75,7 @@ class ConferenceConfig:
     ping_interval: float
     ping_timeout: float
     kick_time: float
+    loudest_voices: int  # of a call that are passed on; 0: all
     limits: Limits  # all but trunks, which is in the cascade section
 
 

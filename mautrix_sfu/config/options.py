@@ -367,6 +367,7 @@ def _conferences(section: _Section) -> ConferenceConfig:
         ping_interval=section.take("ping_interval", _seconds(1, 30)),
         ping_timeout=section.take("ping_timeout", _seconds(2, 600)),
         kick_time=section.take("kick_time", _seconds(0, 86400)),
+        loudest_voices=section.take("loudest_voices", _integer(0, 1000)),
         limits=Limits(**{limit.name: limits.take(limit.name, _limit(limit)) for limit in LIMITS if not limit.option}),
     )
 

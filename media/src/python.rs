@@ -300,6 +300,10 @@ impl PyMediaCore {
         Ok(self.0.command(Command::Forward { leg, mid, source_leg, source_mid, sizes })?)
     }
 
+    fn set_loudest(&self, voices: i64) -> PyResult<()> {
+        Ok(self.0.command(Command::SetLoudest { voices: number("voices", voices)? })?)
+    }
+
     fn stop_forward(&self, leg: i64, mid: String) -> PyResult<()> {
         Ok(self.0.command(Command::StopForward { leg: number("leg", leg)?, mid })?)
     }

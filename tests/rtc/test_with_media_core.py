@@ -209,3 +209,30 @@ async def test_a_peer_that_closes_is_noticed_and_one_that_vanishes_is_not(focus:
         await bob.vanish()
     await until(lambda: focus.legs[ALICE].lost)
     assert focus.legs[BOB].lost is None
+
+
+async def heard(viewer: Connection, mid: str) -> None:
+    """Half a second more of a voice."""
+    before = seen(viewer, mid).packets
+    await until(lambda: seen(viewer, mid).packets > before + 25)
+
+
+async def test_of_two_voices_the_louder_is_passed_on_where_one_is_and_they_take_turns_without_a_gap(
+    focus: LoopbackFocus,
+) -> None:
+    focus.media.set_loudest(1)
+    async with joined(focus, ALICE) as alice, joined(focus, BOB) as bob, joined(focus, CAROL) as carol:
+        bob.sender.audio_level = 127
+        placed = focus.send(CAROL, carol, ALICE, BOB)
+        voices = {source: str(mid) for mid, (source, track) in placed.items() if track.kind.value == "audio"}
+        assert len(voices) == 2
+        for speaker, other in ((ALICE, BOB), (BOB, ALICE)):
+            alice.sender.audio_level, bob.sender.audio_level = (20, 127) if speaker is ALICE else (127, 20)
+            await heard(carol, voices[speaker])
+            quiet = seen(carol, voices[other]).packets
+            await heard(carol, voices[speaker])
+            assert seen(carol, voices[other]).packets == quiet
+        assert all(seen(carol, mid).missing == seen(carol, mid).duplicates == 0 for mid in voices.values())
+        focus.media.set_loudest(0)
+        for mid in voices.values():
+            await heard(carol, mid)

@@ -37,6 +37,7 @@ impl Engine {
             Command::SetKeys { leg, profile, local, remote } => self.set_keys(now, leg, profile, &local, &remote),
             Command::SetPlan { leg, plan } => self.set_plan(leg, plan),
             Command::DescribeTrack { leg, mid, size, first } => self.describe_track(now, (leg, &mid), size, first),
+            Command::SetLoudest { voices } => self.set_loudest(voices),
             Command::Forward { leg, mid, source_leg, source_mid, sizes } => {
                 self.forward(now, (leg, &mid), (source_leg, &source_mid), &sizes);
             }
@@ -369,6 +370,7 @@ impl Engine {
     }
 
     fn forget_voice(&mut self, key: usize, track: usize) {
+        self.forget_loudness(key, track);
         if let Some(group) = self.legs[key].group
             && let Entry::Occupied(mut speakers) = self.speakers.entry(group)
         {

@@ -146,6 +146,7 @@ Counters:
     layer_switches: "Forwards that went over to another layer.",
     forwards_suspended: "Forwards held back because a subscriber's link did not carry them.",
     probes_out: "Packets of padding sent to see whether more fits.",
+    voices_withheld: "Packets of voices that were not among the loudest of their group.",
     speaker_changes: "Changes of a group's dominant speaker.",
     ice_lost: "Legs whose peer stopped proving its consent.",
     ice_failed: "Legs that dialled a peer none of whose addresses answered.",

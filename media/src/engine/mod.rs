@@ -25,6 +25,7 @@ mod selection;
 mod sharing;
 #[cfg(test)]
 mod tests;
+mod voices;
 
 use std::collections::{HashMap, VecDeque};
 use std::mem;
@@ -48,6 +49,7 @@ use crate::proto::demux::{Class, classify};
 use crate::proto::stun::{Answer, Password, Request};
 use crate::route::packet::Packet;
 use crate::route::speaker::Speakers;
+use crate::route::voices::Voices;
 use crate::time::{MILLISECOND, Time, WallClock};
 
 /// How often periodic work is looked at while something waits that is worth it: NACKs, key-frame requests, dialling.
@@ -95,6 +97,8 @@ pub struct Engine {
     strays: HashMap<Path, Stray>,
     levels_told: Time,
     speakers: HashMap<GroupId, Speakers<(usize, usize)>>,
+    loudest: usize, // voices of a group that are passed on; 0: all
+    voices: HashMap<GroupId, Voices<(usize, usize)>>,
     events: VecDeque<Event>,
     ticked: Time,
     urgent: bool, // the next tick is worth having soon
@@ -133,6 +137,8 @@ impl Engine {
             strays: HashMap::new(),
             levels_told: Time::default(),
             speakers: HashMap::new(),
+            loudest: 0,
+            voices: HashMap::new(),
             events: VecDeque::new(),
             ticked: Time::default(),
             urgent: false,

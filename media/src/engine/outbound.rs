@@ -33,6 +33,9 @@ const MAX_SPARE: usize = 1024;
 impl Engine {
     /// Hands a packet to all subscribers of its track.
     pub(super) fn route(&mut self, key: usize, place: LayerKey, packet: Packet) {
+        if !self.is_heard(key, place.track, &packet) {
+            return;
+        }
         let group = self.legs[key].group;
         let Some(mut track) = self.legs[key].tracks.get_mut(place.track).and_then(Option::take) else { return };
         let number = self.batch.len();
@@ -337,16 +340,20 @@ fn advance(outgoing: &Outgoing, track: &Track, layer: usize, packet: &Packet) ->
     };
     let rate = packet.codec.clock_rate();
     let by_arrival = i64::from(packet.arrival.ticks_since(arrival, rate));
-    let old_clock = outgoing.current.and_then(|(current, epoch)| {
-        track.layers.get(current).filter(|layer| layer.epoch == epoch).and_then(|layer| layer.clock)
-    });
-    let (Some(old), Some(new)) = (old_clock, track.layers[layer].clock) else {
-        return by_arrival;
-    };
     let source_newest = newest.wrapping_sub(outgoing.rewriter.timestamp_offset());
-    let by_clock = ntp_span_in_ticks(new.ntp.wrapping_sub(old.ntp) as i64, rate)
-        .saturating_add(i64::from(packet.timestamp.wrapping_sub(new.rtp) as i32))
-        .saturating_sub(i64::from(source_newest.wrapping_sub(old.rtp) as i32));
+    let by_clock = if outgoing.rewriter.layer() == Some((layer, track.layers[layer].epoch)) {
+        i64::from(packet.timestamp.wrapping_sub(source_newest) as i32) // it goes on after a pause
+    } else {
+        let old_clock = outgoing.current.and_then(|(current, epoch)| {
+            track.layers.get(current).filter(|layer| layer.epoch == epoch).and_then(|layer| layer.clock)
+        });
+        let (Some(old), Some(new)) = (old_clock, track.layers[layer].clock) else {
+            return by_arrival;
+        };
+        ntp_span_in_ticks(new.ntp.wrapping_sub(old.ntp) as i64, rate)
+            .saturating_add(i64::from(packet.timestamp.wrapping_sub(new.rtp) as i32))
+            .saturating_sub(i64::from(source_newest.wrapping_sub(old.rtp) as i32))
+    };
     // A sender's word is taken only where it is near what was seen.
     if by_clock.abs_diff(by_arrival) <= u64::from(rate) { by_clock } else { by_arrival }
 }

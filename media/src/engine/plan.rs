@@ -182,6 +182,11 @@ pub enum Command {
         /// It comes before others where a link is narrow.
         first: bool,
     },
+    /// Passes on only the voices of so many of each group, the loudest; 0: of all.
+    SetLoudest {
+        /// How many.
+        voices: usize,
+    },
     /// Sends a published line on a subscriber's line; repeated, it changes the sizes only.
     Forward {
         /// The subscribing leg.

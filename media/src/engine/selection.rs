@@ -3,6 +3,7 @@
 use super::Engine;
 use super::incoming::Track;
 use super::outgoing::{Limit, Outgoing};
+use super::plan::Kind;
 use crate::time::{MILLISECOND, SECOND, Time};
 
 /// How often the choice is looked at again, besides when something changes.
@@ -44,7 +45,7 @@ impl Engine {
             match outgoing.fitting(&track, &choices) {
                 Some(target) => {
                     outgoing.target = Some(target);
-                    if !outgoing.has_target(&track) && !paused {
+                    if !outgoing.has_target(&track) && !paused && track.kind == Kind::Video {
                         track.layers[target].key_frames.want();
                         self.urgent = true;
                     }

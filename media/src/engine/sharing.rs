@@ -37,7 +37,7 @@ impl Engine {
             let Some((leg, place)) = outgoing.source.filter(|_| outgoing.layer.is_none()) else { continue };
             let Some(Some(track)) = self.legs.get(leg).and_then(|leg| leg.tracks.get(place)) else { continue };
             if track.kind == Kind::Audio {
-                voices += bits(track, 0);
+                voices += if self.has_voice(leg, place) { bits(track, 0) } else { 0 };
                 continue;
             }
             let choices = track.choices();

@@ -16,3 +16,4 @@ pub mod sent;
 pub mod share;
 pub mod speaker;
 pub mod template;
+pub mod voices;

@@ -114,6 +114,11 @@ impl Rewriter {
         self.timestamp_offset
     }
 
+    /// The layer of the present run or else the last one, in its epoch.
+    pub fn layer(&self) -> Option<(usize, u32)> {
+        self.run.as_ref().or(self.past.back()).map(|run| run.layer)
+    }
+
     /// The newest timestamp sent, and when its packet arrived here.
     pub fn newest(&self) -> Option<(u32, Time)> {
         self.newest

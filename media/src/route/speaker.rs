@@ -11,11 +11,11 @@ use crate::time::{MILLISECOND, Time};
 /// How often loudness is compared.
 pub const INTERVAL: u64 = 100 * MILLISECOND;
 /// Smoothed loudness (0 silent to 127 full scale) above which somebody speaks: -55 dBov.
-const SPEAKING: f32 = 72.0;
+pub const SPEAKING: f32 = 72.0;
 /// How much louder a challenger must be than who speaks, in dB.
-const MARGIN: f32 = 6.0;
+pub const MARGIN: f32 = 6.0;
 /// Rounds of `INTERVAL` that a challenger must keep it up against somebody who speaks.
-const ROUNDS: u8 = 5;
+pub const ROUNDS: u8 = 5;
 /// Rounds against somebody who is silent.
 const ROUNDS_IN_SILENCE: u8 = 2;
 /// Share of the new loudness in each round.

@@ -17,6 +17,7 @@ mod reports;
 mod sharing;
 mod simulcast;
 mod trunk;
+mod voices;
 mod world;
 
 use std::collections::HashMap;
