@@ -65,6 +65,7 @@ def policy_of(config: Config) -> Policy:
         invite_wait=conferences.invite_wait,
         held_timeout=conferences.held_timeout,
         kick_time=conferences.kick_time,
+        video_codecs=conferences.video_codecs,
         ping_interval=conferences.ping_interval,
         ping_timeout=conferences.ping_timeout,
         trunk_session=SessionId(secrets.token_urlsafe(12)),

@@ -76,6 +76,7 @@ class ConferenceConfig:
     ping_timeout: float
     kick_time: float
     loudest_voices: int  # of a call that are passed on; 0: all
+    video_codecs: tuple[str, ...]  # that people may send; empty: no video
     limits: Limits  # all but trunks, which is in the cascade section
 
 

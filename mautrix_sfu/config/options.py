@@ -356,6 +356,9 @@ def _media(section: _Section) -> MediaConfig:
     )
 
 
+_VIDEO_CODEC = _text("VP8, VP9, H264 or AV1", r"VP8|VP9|H264|AV1")
+
+
 def _conferences(section: _Section) -> ConferenceConfig:
     limits = section.section("limits")
     return ConferenceConfig(
@@ -368,6 +371,7 @@ def _conferences(section: _Section) -> ConferenceConfig:
         ping_timeout=section.take("ping_timeout", _seconds(2, 600)),
         kick_time=section.take("kick_time", _seconds(0, 86400)),
         loudest_voices=section.take("loudest_voices", _integer(0, 1000)),
+        video_codecs=section.take("video_codecs", _list_of(_VIDEO_CODEC, "VP8, VP9, H264 and AV1")),
         limits=Limits(**{limit.name: limits.take(limit.name, _limit(limit)) for limit in LIMITS if not limit.option}),
     )
 

@@ -68,6 +68,7 @@ class SendTrack:
     track_id: TrackId
     kind: Kind
     layers: tuple[str, ...] = ()  # rids of a video that is sent as simulcast, highest first: over trunks only
+    codec: str | None = None  # of a video, as `wire.codecs` names its form; None: VP8
 
 
 @dataclass(frozen=True, slots=True)

@@ -262,6 +262,7 @@ class ReceivedTrack:
     stream_id: StreamId  # from the msid; the metadata may name another
     track_id: TrackId
     rids: tuple[str, ...] = ()  # simulcast layers, highest first (RFC 8853); empty: one layer
+    codec: str | None = None  # of a video, as `wire.codecs` names its form; None: VP8
 
 
 @dataclass(frozen=True, slots=True)

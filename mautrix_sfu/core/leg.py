@@ -19,7 +19,7 @@ from .commands import (
     TrunkTrack,
 )
 from .events import AnswerApplied, Envelope, Metadata, StoredLeg, TrackSubscription
-from .ids import ConferenceKey, LegId, SessionId
+from .ids import ConferenceKey, Kind, LegId, SessionId, TrackKey
 from .liveness import BadMessages, Liveness
 from .membership import Grade
 from .names import Names
@@ -331,8 +331,17 @@ class Leg:
                 continue  # the answer only confirms what the peer's own offer said
             elif grant.mid is not None or self.offers.was_offered(grant.slot):
                 self._out.count(Counter.NEGOTIATIONS, "line_refused")
+                self._tell_refused(key, grant.track)
                 self.subscriptions.forget(key)
         return started
+
+    def _tell_refused(self, key: TrackKey, track: PublishedTrack) -> None:
+        """It gets no m-line for a track that it subscribed to: it cannot receive the codec, or does not want to."""
+        if self.state is State.OPEN and not self.trunk:
+            named = f"{self.names.stream(key.owner, track.stream_id)} {self.names.track(key, track.stream_id)}"
+            codec = f" in {track.codec or 'VP8'}" if track.kind is Kind.VIDEO else ""
+            message = f"your answer does not receive {named}{codec}: its subscription has ended"
+            self._out.put(ChannelError(self.id, "not_received", message, "m.call.track_subscription"))
 
 
 def address_to(envelope: Envelope, policy: Policy, seq: int | None, *, trunk: bool = False) -> Address:

@@ -24,6 +24,7 @@ class Policy:
     invite_wait: float = 10.0  # for the room state that an invite may outrun
     held_timeout: float = 60.0
     kick_time: float = 60.0  # that who was kicked, or a call that was ended, is kept out
+    video_codecs: tuple[str, ...] = ("VP8", "VP9", "H264", "AV1")  # that people may send
     ping_interval: float = 10.0
     ping_timeout: float = 30.0
     trunk_session: SessionId = SessionId("focus")  # between foci: random per process start

@@ -144,6 +144,7 @@ class Subscriptions:
                 self._names.track(key, grant.track.stream_id),
                 grant.track.kind,
                 grant.track.rids if simulcast else (),
+                grant.track.codec,
             )
             for key, grant in self.granted.items()
         )

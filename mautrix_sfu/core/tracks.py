@@ -25,6 +25,7 @@ class PublishedTrack:
     width: int | None = None
     height: int | None = None
     rids: tuple[str, ...] = ()  # its simulcast layers, highest first
+    codec: str | None = None  # of a video; None: VP8
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +107,7 @@ class Publications:
                 size.width if size else None,
                 size.height if size else None,
                 received.rids,
+                received.codec,
             )
             tracks[key] = track
             by_stream.setdefault(stream_id, []).append(track)
@@ -183,6 +185,7 @@ class RemotePublications:
                     size.width,
                     size.height,
                     at.rids if at is not None and fits else (),
+                    at.codec if at is not None and fits else None,
                 )
                 tracks[key] = track
                 found.append(track)

@@ -60,14 +60,14 @@ class Executor:
 
     def __init__(
         self,
-        policy: Policy,
+        policy: Callable[[], Policy],
         metrics: Metrics,
         allow_private: bool,
         edges: Edges,
         feed: Callable[[ev.Event], None],
         journeys: Journeys,
     ) -> None:
-        self._policy = policy
+        self._policy = policy  # the one in force
         self._metrics = metrics
         self.allow_private = allow_private  # whether trunks may be dialled to addresses that are not public
         self._matrix, self._media, self._rtc, self._store = edges.matrix, edges.media, edges.rtc, edges.store
@@ -166,7 +166,7 @@ class Executor:
             case cmd.OpenLeg():
                 self._journeys.opened(command.leg, command.peer, command.dials)
                 local = self._rtc.open(command.leg, command.dials)
-                negotiation = Negotiation(local, dials=command.dials)
+                negotiation = Negotiation(local, dials=command.dials, video_codecs=self._policy().video_codecs)
                 concern = _concern(command)
                 self._connections[command.leg] = _Connection(negotiation, local.ufrag, concern, command.dials)
             case cmd.BindLeg():
@@ -266,7 +266,7 @@ class Executor:
     def _do_to_device(
         self, command: cmd.SendInvite | cmd.SendAnswer | cmd.SendReject | cmd.SendHangup | cmd.SendNegotiate
     ) -> None:
-        event_type, content = to_device.encode(command, self._policy.focus)
+        event_type, content = to_device.encode(command, self._policy().focus)
         stored = None
         if isinstance(command, cmd.SendInvite | cmd.SendAnswer):
             connection = self._connections.get(command.leg)

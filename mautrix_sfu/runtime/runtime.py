@@ -90,7 +90,9 @@ class Runtime:
         """Give the runtime its edges, before anything else."""
         self._rtc, self._store = rtc, store
         edges = Edges(matrix, media, rtc, store, self._owner)
-        self._executor = Executor(self._policy, self._metrics, self._allow_private, edges, self._feed, self._journeys)
+        self._executor = Executor(
+            lambda: self.policy, self._metrics, self._allow_private, edges, self._feed, self._journeys
+        )
 
     def restore(self, facts: Iterable[tuple[dict[str, Any], int]], legs: tuple[ev.StoredLeg, ...]) -> None:
         """Take what the store held: raw events with the time they were received (ms, wall clock), and legs."""

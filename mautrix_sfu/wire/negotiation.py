@@ -13,15 +13,16 @@ import random
 import secrets
 import string
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from ..core.commands import SendTrack
 from ..core.events import ReceivedTrack
 from ..core.ids import Kind, Mid, Slot
+from .codecs import VIDEO_CODECS, kind_of, permitted
 from .dialling import CALLED, DIALLING, End
 from .plan import MediaPlan, RemoteTransport, SendLayer
 from .sdp import Description, MediaLine, SdpError, Transport, write
-from .sdp_lines import MAX_MESSAGE_SIZE, Line, Sending, describe, proposed, received
+from .sdp_lines import MAX_MESSAGE_SIZE, Line, Sending, describe, form_of, proposed, received
 from .sdp_parser import MAX_MEDIA_LINES, is_id, parse
 from .sdp_profile import Profile
 
@@ -54,8 +55,8 @@ class _Session:
     """Everything that is agreed on."""
 
     local: LocalTransport
+    profile: Profile
     remote: RemoteTransport | None = None
-    profile: Profile = field(default_factory=Profile)
     lines: tuple[Line, ...] = ()
     allow_mixed: bool = False
 
@@ -71,10 +72,16 @@ class _Offer:
 class Negotiation:
     """The negotiation of one leg. The peer makes the first offer, unless this side `dials`."""
 
-    def __init__(self, local: LocalTransport, source: random.Random | None = None, dials: bool = False) -> None:
+    def __init__(
+        self,
+        local: LocalTransport,
+        source: random.Random | None = None,
+        dials: bool = False,
+        video_codecs: tuple[str, ...] = VIDEO_CODECS,
+    ) -> None:
         self._source = source or secrets.SystemRandom()
         self._end = DIALLING if dials else CALLED
-        self._session = _Session(local)
+        self._session = _Session(local, Profile(permitted(video_codecs)))
         self._offer: _Offer | None = None
         self._session_id = self._source.getrandbits(62)
         self._version = 0  # of the last description written
@@ -138,7 +145,7 @@ class Negotiation:
         ):
             ufrag, pwd = make_credentials(self._source)
             local = replace(local, ufrag=ufrag, pwd=pwd)
-        self._session = _Session(local, remote, profile, tuple(lines), offer.extmap_allow_mixed)
+        self._session = _Session(local, profile, remote, tuple(lines), offer.extmap_allow_mixed)
         self._offer = None
         order = tuple(mid for mid in bundle if any(line.live and line.mid == mid for line in lines))
         return self._write(self._session, order, self._end.answers_with), received(lines)
@@ -169,7 +176,8 @@ class Negotiation:
         for index, line in enumerate(lines):
             if line.sending is not None:
                 track = wanted.get(line.sending.track.slot)
-                if track is None or track.layers != line.sending.track.layers:
+                was = line.sending.track
+                if track is None or (track.layers, track.codec) != (was.layers, was.codec):
                     lines[index] = replace(line, sending=None)
                 else:
                     lines[index] = replace(line, sending=replace(line.sending, track=track))
@@ -212,27 +220,34 @@ class Negotiation:
 
     def _place(self, track: SendTrack, lines: list[Line], idle: list[int], profile: Profile) -> Profile:
         """Find an m-line for a track, if there is one for it: `lines` and `idle` change."""
-        simulcast = bool(track.layers)
-        index = next((index for index in idle if lines[index].kind == track.kind.value), None)
+        simulcast, form = bool(track.layers), form_of(track)
+        fits = (index for index in idle if lines[index].kind == track.kind.value)
+        # One on which the peer sends keeps its codec.
+        index = next((index for index in fits if form in lines[index].forms or lines[index].track is None), None)
         if index is None and len(lines) >= MAX_MEDIA_LINES:
             return profile
-        if index is None or simulcast:
-            profile = profile.complete(track.kind, simulcast=simulcast)
+        if index is None or simulcast or form not in profile.codecs:
+            profile = profile.complete(form, simulcast=simulcast)
+        if not profile.can_send(form, simulcast=simulcast):
+            return profile
         if index is None:
-            if profile.can_send(track.kind, simulcast=simulcast):
-                lines.append(self._with_sending(_open_line(self._end, track.kind, profile, lines), track, profile))
-        elif not simulcast or profile.can_send(track.kind, simulcast=True):
+            lines.append(self._with_sending(_open_line(self._end, form, profile, lines), track, profile))
+        else:
             idle.remove(index)
-            lines[index] = self._with_sending(lines[index], track, profile)
+            line = lines[index]
+            if form not in line.forms:
+                line = _in_codec(line, form, profile)
+            lines[index] = self._with_sending(line, track, profile)
         return profile
 
     def _with_sending(self, line: Line, track: SendTrack, profile: Profile) -> Line:
-        rtx = line.rtx is not None
+        form = form_of(track)
+        rtx = any(codec.name == "rtx" for codec in line.forms[form])
         layers = tuple(SendLayer(rid, self._ssrc(), self._ssrc() if rtx else None) for rid in track.layers)
         if not layers:
             ssrc, rtx_ssrc = self._ssrc(), self._ssrc() if rtx else None
             return replace(line, sending=Sending(track, ssrc, rtx_ssrc, str(track.stream_id)))
-        added = {uri: number for number, uri in profile.sent_extensions(track.kind, simulcast=True)}
+        added = {uri: number for number, uri in profile.sent_extensions(form, simulcast=True)}
         known = {uri: number for number, uri in line.extensions}
         return replace(
             line,
@@ -321,7 +336,9 @@ def _answer_line(
     if offered.kind not in ("audio", "video") or offered.protocol not in _RTP_PROTOCOLS or not offered.rtcp_mux:
         return profile, refused
     kind = Kind(offered.kind)
-    profile, codecs, extensions = profile.take(offered, kind)
+    # An m-line of the focus stays in its codec: an offer with all codecs of all its lines would be too large.
+    only = frozenset(known.forms) if known is not None and known.ours else None
+    profile, codecs, extensions = profile.take(offered, kind, only)
     if not codecs:
         return profile, refused
     line = replace(
@@ -356,19 +373,27 @@ def _check(lines: list[Line]) -> None:
         raise SdpError("an ssrc is on two m-lines")
 
 
-def _open_line(end: End, kind: Kind, profile: Profile, lines: list[Line]) -> Line:
+def _open_line(end: End, form: str, profile: Profile, lines: list[Line]) -> Line:
     taken = {line.mid for line in lines}
-    codecs = profile.codecs[kind]
-    return Line(
+    line = Line(
         next(name for number in range(len(lines) + 1) if (name := f"{end.mids}{number}") not in taken),
-        kind.value,
+        kind_of(form).value,
         _RTP_PROTOCOLS[0],
-        tuple(str(codec.pt) for codec in codecs),
+        (),
         ours=True,
         one_way=not end.late_tracks,
-        codecs=codecs,
-        extensions=profile.sent_extensions(kind),
     )
+    return _in_codec(line, form, profile)
+
+
+def _in_codec(line: Line, form: str, profile: Profile) -> Line:
+    """The m-line of the focus in this codec."""
+    codecs = profile.codecs[form]
+    formats = tuple(str(codec.pt) for codec in codecs)
+    added = {uri: number for number, uri in profile.sent_extensions(form)}
+    uris = {**{uri: number for number, uri in line.extensions}, **added}
+    extensions = tuple((number, uri) for uri, number in uris.items())
+    return replace(line, formats=formats, codecs=codecs, extensions=extensions)
 
 
 def _possible(sends: Sequence[SendTrack]) -> dict[Slot, SendTrack]:

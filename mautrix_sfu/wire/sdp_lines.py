@@ -9,6 +9,8 @@ from ..core.commands import SendTrack
 from ..core.events import ReceivedTrack
 from ..core.ids import Kind, Mid
 from . import plan
+from .codecs import OPUS, VP8, is_beside
+from .codecs import form_of as codec_form
 from .sdp import Codec, Direction, MediaLine, Msid, Transport
 from .sdp_profile import MID, RID
 
@@ -56,7 +58,7 @@ class Line:
     ours: bool = False  # opened by the focus
     one_way: bool = False  # and the peer may not begin to send on it
     live: bool = True  # False: port 0
-    codecs: tuple[Codec, ...] = ()  # the main one, then its rtx or red
+    codecs: tuple[Codec, ...] = ()  # in the peer's order, each with its rtx or red; it sends in the first
     extensions: tuple[tuple[int, str], ...] = ()
     rids: tuple[str, ...] = ()  # in the peer's order; they stay while it does not send
     track: ReceivedTrack | None = None  # what the peer sends now
@@ -69,8 +71,18 @@ class Line:
         return self.ours and self.live and self.sending is None
 
     @property
+    def form(self) -> str | None:
+        """The codec that the peer sends in."""
+        return next(iter(self.forms), None)
+
+    @property
+    def forms(self) -> dict[str, tuple[Codec, ...]]:
+        """The codecs by form, each with its rtx or red."""
+        return forms_of(self.codecs, Kind(self.kind)) if self.kind != "application" else {}
+
+    @property
     def rtx(self) -> Codec | None:
-        """What repairs of its video go as (RFC 4588)."""
+        """What repairs of the video that is sent, or may be, go as (RFC 4588)."""
         return self._beside("rtx")
 
     @property
@@ -79,7 +91,8 @@ class Line:
         return self._beside("red")
 
     def _beside(self, name: str) -> Codec | None:
-        return next((codec for codec in self.codecs[1:] if codec.name == name), None)
+        sent = self.forms.get(form_of(self.sending.track), ()) if self.sending is not None else self.codecs
+        return next((codec for codec in sent[1:] if codec.name == name), None)
 
     def plan(self) -> plan.Line | None:
         """What the media core does on it; None: nothing."""
@@ -88,7 +101,7 @@ class Line:
             send = plan.Send(
                 self.sending.ssrc,
                 self.sending.rtx_ssrc,
-                self.codecs[0].pt,
+                self.forms[form_of(self.sending.track)][0].pt,
                 self.rtx.pt if self.rtx is not None and self.sending.rtx_ssrc is not None else None,
                 self.sending.cname,
                 self.sending.layers,
@@ -99,6 +112,22 @@ class Line:
         return plan.Line(Mid(self.mid), Kind(self.kind), self.receive, send)
 
 
+def form_of(track: SendTrack) -> str:
+    """The codec that a track is sent in."""
+    return OPUS if track.kind is Kind.AUDIO else track.codec or VP8
+
+
+def forms_of(codecs: Iterable[Codec], kind: Kind) -> dict[str, tuple[Codec, ...]]:
+    """Codecs by form, in their order; what goes beside one that is not there is left out."""
+    all_of_them = tuple(codecs)
+    found: dict[str, tuple[Codec, ...]] = {}
+    for codec in all_of_them:
+        form = codec_form(codec, kind)
+        if form is not None:
+            found[form] = (codec, *(it for it in all_of_them if is_beside(it, kind) and it.apt == codec.pt))
+    return found
+
+
 def received(lines: Iterable[Line]) -> tuple[ReceivedTrack, ...]:
     """Everything that the peer publishes."""
     return tuple(line.track for line in lines if line.track is not None)
@@ -106,12 +135,13 @@ def received(lines: Iterable[Line]) -> tuple[ReceivedTrack, ...]:
 
 def proposed(line: Line, remote: MediaLine) -> Line:
     """The m-line once the peer's description of it, offer or answer, is taken."""
-    codecs = tuple(codec for codec in line.codecs if _has(remote, codec))
-    usable = len(codecs) > 0 and codecs[0] == line.codecs[0]
-    codecs = codecs if usable else line.codecs
+    forms = forms_of((codec for codec in line.codecs if _has(remote, codec)), Kind(line.kind))
+    usable = bool(forms)
+    codecs = tuple(codec for of_form in forms.values() for codec in of_form) if usable else line.codecs
     sending = line.sending
     if sending is not None:
-        sending = sending.agreed(remote, usable=usable, rtx=any(codec.name == "rtx" for codec in codecs))
+        sent = forms.get(form_of(sending.track), ())
+        sending = sending.agreed(remote, usable=bool(sent), rtx=any(codec.name == "rtx" for codec in sent))
     line = replace(line, codecs=codecs, formats=_formats(codecs, remote), sending=sending)
     if line.one_way:
         return line
@@ -120,7 +150,8 @@ def proposed(line: Line, remote: MediaLine) -> Line:
         return replace(line, track=None, receive=None)
     msid = remote.msids[0]
     rids = _highest_first(line.rids)
-    track = ReceivedTrack(Mid(line.mid), Kind(line.kind), msid.stream_id, msid.track_id, rids)
+    codec = line.form if line.kind == "video" and line.form != VP8 else None
+    track = ReceivedTrack(Mid(line.mid), Kind(line.kind), msid.stream_id, msid.track_id, rids, codec)
     return replace(line, track=track, receive=plan.Receive(rids, () if rids else _ssrcs(line, remote)))
 
 
@@ -199,4 +230,5 @@ def _ssrcs(line: Line, remote: MediaLine) -> tuple[tuple[int, int | None], ...]:
     repeats = dict(remote.fid)
     others = set(repeats.values())
     main = [ssrc for ssrc in remote.ssrcs if ssrc not in others][:MAX_SSRCS]
-    return tuple((ssrc, repeats.get(ssrc) if line.rtx is not None else None) for ssrc in main)
+    repaired = any(codec.name == "rtx" for codec in line.codecs)
+    return tuple((ssrc, repeats.get(ssrc) if repaired else None) for ssrc in main)

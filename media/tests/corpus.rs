@@ -63,6 +63,26 @@ fn vp8_survives_its_corpus() {
 }
 
 #[test]
+fn vp9_survives_its_corpus() {
+    replay("vp9", targets::vp9);
+}
+
+#[test]
+fn h264_survives_its_corpus() {
+    replay("h264", targets::h264);
+}
+
+#[test]
+fn av1_survives_its_corpus() {
+    replay("av1", targets::av1);
+}
+
+#[test]
+fn dependency_descriptors_survive_their_corpus() {
+    replay("dependency", targets::dependency);
+}
+
+#[test]
 fn the_engine_survives_its_corpus() {
     replay("engine", targets::engine);
 }

@@ -85,7 +85,7 @@ def peer_offer(negotiated: Negotiation, offer: str, **changes: dict[str, object]
 # ---------------------------------------------------------------- the first answer
 
 
-def test_the_answer_receives_simulcast_with_opus_red_and_vp8_only() -> None:
+def test_the_answer_receives_simulcast_with_opus_red_and_the_codecs_that_are_passed_on() -> None:
     answer, receives = Negotiation(LOCAL, random.Random(1)).accept_offer(SIMULCAST)
     description = parse(answer)
     assert description.ice_lite
@@ -104,7 +104,10 @@ def test_the_answer_receives_simulcast_with_opus_red_and_vp8_only() -> None:
     assert (audio.direction, video.direction) == (Direction.RECVONLY, Direction.RECVONLY)
     assert [(codec.pt, codec.name) for codec in audio.codecs] == [(111, "opus"), (63, "red")]
     assert set(audio.codecs[0].fmtp) == {"minptime=10", "useinbandfec=1", "usedtx=1"}
-    assert [(codec.pt, codec.name, codec.apt) for codec in video.codecs] == [(96, "VP8", None), (97, "rtx", 96)]
+    assert video.codecs[0].name == "VP8", "in the order of the offer"
+    main = {codec.pt: codec.name for codec in video.codecs if codec.name != "rtx"}
+    assert set(main.values()) == {"VP8", "H264", "AV1", "VP9"}
+    assert [codec.apt for codec in video.codecs if codec.name == "rtx"] == list(main), "each with its repeats"
     assert set(video.codecs[0].feedback) == {"nack", "nack pli", "ccm fir", "transport-cc"}
     assert (video.receive_rids, video.simulcast_receive) == (("f", "h", "q"), ("f", "h", "q"))
     assert {MID, RID, VIDEO_ORIENTATION, PLAYOUT_DELAY} <= {uri for _, uri in video.extensions}
@@ -119,7 +122,7 @@ def test_the_answer_receives_simulcast_with_opus_red_and_vp8_only() -> None:
 
 def test_the_plan_tells_the_media_core_what_was_agreed() -> None:
     found = negotiation()
-    assert found.plan.payloads == (
+    assert found.plan.payloads[:4] == (
         Payload(111, "opus", 48000),
         Payload(63, "red", 48000, 111),
         Payload(96, "VP8", 90000),
@@ -153,7 +156,7 @@ def test_redundant_audio_is_agreed_in_the_peers_order_and_sent_where_the_peer_ta
 def test_redundancy_of_another_codec_is_not_agreed(red: str) -> None:
     for offer in (SIMULCAST.replace("red/48000/2", red), SIMULCAST.replace("a=fmtp:63 111/111", "a=fmtp:63 111/0")):
         found = negotiation(offer)
-        assert [payload.codec for payload in found.plan.payloads] == ["opus", "VP8", "rtx"]
+        assert [payload.codec for payload in found.plan.payloads][:3] == ["opus", "VP8", "rtx"]
 
 
 @pytest.mark.parametrize(
@@ -195,7 +198,7 @@ def test_remb_is_agreed_only_where_transport_cc_is_not_offered() -> None:
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        ("VP8/90000", "VP7/90000"),
+        ("/90000", "/8000"),
         ("m=video 9 UDP/TLS/RTP/SAVPF", "m=video 9 RTP/AVP"),
         ("m=video 9 ", "m=text 9 "),
         ("m=video 9 ", "m=video 0 "),
@@ -334,7 +337,7 @@ def test_payload_types_and_extension_ids_never_change() -> None:
     offers = [parse(found.make_offer([track(number) for number in range(count)])) for count in (1, 3, 2)]
     for offer in offers:
         for line in offer.lines:
-            first = next(other for other in offers[0].lines if other.kind == line.kind)
+            first = next(other for other in offers[0].lines if (other.kind, other.mid[:1]) == (line.kind, line.mid[:1]))
             assert [codec.pt for codec in line.codecs] == [codec.pt for codec in first.codecs]
             assert set(line.extensions) <= set(parse(SIMULCAST).lines[1 if line.kind == "video" else 0].extensions)
 
@@ -565,7 +568,7 @@ def check(sdp: str) -> None:
     ssrcs = [ssrc for line in lines for ssrc in line.ssrcs]
     assert len(set(ssrcs)) == len(ssrcs)
     numbers = {(codec.pt, codec.name) for line in lines for codec in line.codecs}
-    assert numbers <= {(111, "opus"), (63, "red"), (96, "VP8"), (97, "rtx")}
+    assert numbers <= {(codec.pt, codec.name) for line in parse(SIMULCAST).lines for codec in line.codecs}
     ids = {pair for line in lines for pair in line.extensions}
     assert len({number for number, _ in ids}) == len(ids)
 

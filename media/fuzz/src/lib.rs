@@ -3,11 +3,13 @@
 use mautrix_sfu_media::engine::outbox::Path;
 use mautrix_sfu_media::engine::plan::{Kind, Line, Payload, Plan, Receive, Transmit};
 use mautrix_sfu_media::engine::{Command, Engine};
+use mautrix_sfu_media::proto::indices::Indices;
 use mautrix_sfu_media::proto::red::Redundancy;
 use mautrix_sfu_media::proto::rtcp::{Packet, parse};
 use mautrix_sfu_media::proto::rtp::Header;
 use mautrix_sfu_media::proto::stun::{Answer, Password, Request, with_fingerprint, write_request};
-use mautrix_sfu_media::proto::vp8::{Descriptor, Indices};
+use mautrix_sfu_media::proto::vp8::Descriptor;
+use mautrix_sfu_media::proto::{av1, dependency, h264, vp9};
 use mautrix_sfu_media::srtp::{Master, Profile, Protector};
 use mautrix_sfu_media::time::{Time, WallClock};
 
@@ -52,7 +54,9 @@ pub fn rtcp(bytes: &[u8]) {
 pub fn vp8(bytes: &[u8]) {
     if let Some(descriptor) = Descriptor::parse(bytes) {
         let mut copy = bytes.to_vec();
-        descriptor.rewrite(&mut copy, Indices { picture_id: 0x7fff, tl0: 255, key_index: 31 });
+        descriptor
+            .counters
+            .rewrite(&mut copy, Indices { picture_id: 0x7fff, tl0: 255, key_index: 31, ..Indices::default() });
         assert_eq!(copy[descriptor.length..], bytes[descriptor.length..]);
         let _ = descriptor.key_frame(bytes);
     }
@@ -66,6 +70,54 @@ pub fn red(bytes: &[u8]) {
         redundancy.rename(&mut copy, 45);
         assert_eq!(Redundancy::parse(&copy, 45), Some(redundancy));
         assert_eq!(redundancy.primary(&copy), redundancy.primary(bytes));
+    }
+}
+
+/// VP9's payload descriptor: parsed, rewritten in place, and read again.
+pub fn vp9(bytes: &[u8]) {
+    if let Some((descriptor, structure)) = vp9::Descriptor::parse(bytes) {
+        let mut copy = bytes.to_vec();
+        descriptor
+            .counters
+            .rewrite(&mut copy, Indices { picture_id: 0x7fff, tl0: 255, key_index: 31, ..Indices::default() });
+        assert_eq!(copy[descriptor.length..], bytes[descriptor.length..]);
+        let (again, same) = vp9::Descriptor::parse(&copy).expect("counters do not change the form");
+        assert_eq!((again.length, again.spatial, same), (descriptor.length, descriptor.spatial, structure));
+        let _ = descriptor.key_frame(bytes);
+    }
+}
+
+/// H.264's payload: NAL units, aggregates and fragments, and the parameter set.
+pub fn h264(bytes: &[u8]) {
+    let _ = h264::Content::parse(bytes);
+}
+
+/// AV1's aggregation header, and the sequence header in the OBUs.
+pub fn av1(bytes: &[u8]) {
+    let _ = av1::Content::parse(bytes);
+}
+
+/// Dependency descriptors, one after the other, each by the newest structure: parsed, rewritten and read again. The first
+/// byte of each is its length.
+pub fn dependency(bytes: &[u8]) {
+    let mut structure = None;
+    let mut rest = bytes;
+    while let [length, tail @ ..] = rest {
+        let (bytes, tail) = tail.split_at(usize::from(*length).min(tail.len()));
+        rest = tail;
+        let Some((before, own)) = dependency::Descriptor::parse(bytes, structure.as_ref()) else { continue };
+        let mut out = Vec::new();
+        before.write(bytes, 77, Some(0x5555_5555), &mut out);
+        if out.len() <= dependency::MAX_LENGTH {
+            let (after, same) = dependency::Descriptor::parse(&out, structure.as_ref()).expect("it is as before");
+            assert_eq!((after.number, after.frame, &same), (77, before.frame, &own));
+        }
+        structure = own.or(structure);
+        if let Some(structure) = &structure {
+            let target = structure.target(before.frame.spatial, before.frame.temporal);
+            let _ = (before.frame.indications.is_switch(target), structure.mask(1, 1), structure.size(3));
+            assert!((1..=dependency::MAX_SPATIAL).contains(&structure.spatial_layers()));
+        }
     }
 }
 

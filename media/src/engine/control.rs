@@ -11,6 +11,7 @@ use super::outgoing::{Limit, Outgoing, RemoteReport};
 use super::plan::{Command, GroupId, Kind, LegId, Payload, Plan, Receive, Transmit};
 use crate::proto::extensions::{Extension, ExtensionIds};
 use crate::route::cache::{Cache, Repeats};
+use crate::route::cut::Cut;
 use crate::route::layers::Size;
 use crate::route::packet::Codec;
 use crate::route::policer::Policer;
@@ -326,6 +327,7 @@ impl Engine {
             current: None,
             limit: before.as_ref().map_or(Limit::None, |before| before.limit),
             target: before.as_ref().and_then(|before| before.target),
+            cut: before.as_ref().map_or_else(Cut::default, |before| before.cut),
             rewriter: Rewriter::new(resumed(transmit.ssrc, first_index), timestamp_offset),
             cache: Cache::default(),
             repeats: Repeats::default(),

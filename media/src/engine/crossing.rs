@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::outbox::Path;
 use super::plan::LegId;
+use crate::route::frame::Reader;
 use crate::route::layers::Flow;
 use crate::route::meter::Meter;
 use crate::route::packet::Packet;
@@ -70,10 +71,12 @@ pub struct TrackKey {
 }
 
 /// What is known of a layer where its leg lives.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct LayerState {
     /// Counts its sources.
     pub epoch: u32,
+    /// What key frames told.
+    pub reader: Reader,
     /// Whether it flows.
     pub flow: Flow,
     /// How much it sends.

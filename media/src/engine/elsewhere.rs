@@ -95,6 +95,7 @@ impl Engine {
         let wanted = away && !track.subscribers.is_empty();
         let Some(layer) = track.layers.get_mut(place.layer).filter(|_| wanted) else { return };
         layer.follow(epoch);
+        layer.reader.follow(&packet);
         self.take_on(now, key, place, packet);
     }
 
@@ -209,8 +210,13 @@ impl Engine {
     pub(super) fn tell_state(&mut self, key: usize, index: usize) {
         let leg = &self.legs[key];
         let Some(Some(track)) = leg.tracks.get(index) else { return };
-        let state =
-            |layer: &Layer| LayerState { epoch: layer.epoch, flow: layer.flow, meter: layer.meter, clock: layer.clock };
+        let state = |layer: &Layer| LayerState {
+            epoch: layer.epoch,
+            reader: layer.reader.clone(),
+            flow: layer.flow,
+            meter: layer.meter,
+            clock: layer.clock,
+        };
         for &engine in &track.abroad {
             self.crossings[engine].note(Note::State {
                 track: TrackKey { leg: leg.id, track: index, born: track.born },
@@ -229,6 +235,7 @@ impl Engine {
             layer.clock = state.clock;
             if layer.flow.last_packet().is_none() {
                 (layer.flow, layer.meter) = (state.flow, state.meter); // later this is seen here
+                layer.reader = state.reader.clone();
             }
         }
     }

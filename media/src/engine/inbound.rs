@@ -8,7 +8,7 @@ use crate::proto::extensions::{Extension, ExtensionIds, Passed};
 use crate::proto::red::Redundancy;
 use crate::proto::rtp::Header;
 use crate::proto::u16_at;
-use crate::proto::vp8::Descriptor;
+use crate::route::frame::Read;
 use crate::route::missing::Arrival;
 use crate::route::packet::{Codec, Packet};
 use crate::route::speaker::Speakers;
@@ -28,6 +28,7 @@ struct Scanned<'a> {
     rid: Option<&'a str>,
     repaired_rid: Option<&'a str>,
     transport_seq: Option<u16>,
+    dependency: Option<&'a [u8]>,
     passed: Passed,
 }
 
@@ -40,6 +41,7 @@ fn scan<'a>(header: &Header, packet: &'a [u8], ids: &ExtensionIds) -> Scanned<'a
             Some(Extension::Rid) => scanned.rid = text(value),
             Some(Extension::RepairedRid) => scanned.repaired_rid = text(value),
             Some(Extension::TransportCc) => scanned.transport_seq = u16_at(value, 0),
+            Some(Extension::Dependency) => scanned.dependency = Some(value),
             Some(Extension::AbsSendTime) | None => {}
             Some(other) => scanned.passed.note(other, value),
         }
@@ -112,19 +114,16 @@ impl Engine {
                 None => return,
             }
         } else {
-            if codec == Codec::Vp8 && !self.is_wanted(now, key, place, index) {
+            if codec.is_video() && !self.is_wanted(now, key, place, index) {
                 return;
             }
             (index, payload)
         };
-        let descriptor = if codec == Codec::Vp8 && !payload.is_empty() {
-            let Some(descriptor) = Descriptor::parse(payload) else {
-                self.counters.dropped_malformed += 1;
-                return;
-            };
-            Some(descriptor)
-        } else {
-            None
+        let Some(Read { frame, counters, key_frame, dependency }) =
+            self.read(key, place, codec, header.timestamp, payload, scanned.dependency)
+        else {
+            self.counters.dropped_malformed += 1;
+            return;
         };
         let redundancy = match meaning {
             PayloadType::Redundant(pt) if !payload.is_empty() => {
@@ -142,13 +141,31 @@ impl Engine {
             marker: header.marker,
             codec,
             arrival: now,
-            key_frame: descriptor.and_then(|descriptor| descriptor.key_frame(payload)),
-            descriptor,
+            frame,
+            counters,
+            dependency,
+            key_frame,
             payload: self.keep_payload(payload),
             passed: scanned.passed,
             redundancy,
         };
         self.on_packet(now, key, place, packet);
+    }
+
+    /// What a packet tells of its frame; `None` if it cannot be what it is said to be.
+    fn read(
+        &mut self,
+        key: usize,
+        place: LayerKey,
+        codec: Codec,
+        timestamp: u32,
+        payload: &[u8],
+        dependency: Option<&[u8]>,
+    ) -> Option<Read> {
+        if !codec.is_video() || payload.is_empty() {
+            return Some(Read::default());
+        }
+        self.legs[key].layer_mut(place)?.reader.read(codec, timestamp, payload, dependency)
     }
 
     /// Keeps a packet that came before the keys.
@@ -277,10 +294,9 @@ impl Engine {
         if !packet.is_padding() {
             let newest = track.newest.replace(now);
             let layer = &mut track.layers[place.layer];
-            let before = (layer.flow.flows(newest), layer.flow.measured());
-            let begins = layer.flow.on_packet(packet.timestamp, packet.key_frame, now);
-            layer.meter.on_bytes(packet.payload.len() + WRAPPING, now);
-            reselect = before != (true, layer.flow.measured());
+            let before = layer.seen(newest);
+            let begins = layer.on_packet(&packet, packet.payload.len() + WRAPPING, now);
+            reselect = before != layer.seen(Some(now));
             if begins {
                 let siblings = track.layers.iter_mut().enumerate().filter(|(index, _)| *index != place.layer);
                 siblings.for_each(|(_, sibling)| sibling.flow.on_sibling_frame());

@@ -3,11 +3,14 @@
 use super::crossing::Heard;
 use super::outgoing::OutgoingKey;
 use super::plan::{Kind, Receive};
+use crate::proto::dependency::MAX_SPATIAL;
+use crate::route::frame::{Cell, Reader};
 use crate::route::history::History;
 use crate::route::key_frames::KeyFrames;
 use crate::route::layers::{Choice, Flow, Size};
 use crate::route::meter::Meter;
 use crate::route::missing::Missing;
+use crate::route::packet::Packet;
 use crate::route::reception::{Reception, SenderClock};
 use crate::srtp::PacketIndex;
 use crate::time::Time;
@@ -60,6 +63,33 @@ pub struct FormerSource {
     pub position: PacketIndex,
 }
 
+/// Temporal layers whose bitrate is told apart.
+const MAX_METERED: usize = 4;
+
+/// The spatial and temporal layers of one source (SVC).
+#[derive(Debug, Default)]
+pub struct Within {
+    flows: [Flow; MAX_SPATIAL],
+    meters: [[Meter; MAX_METERED]; MAX_SPATIAL], // of all that is needed for a spatial and a temporal layer
+}
+
+impl Within {
+    fn on_packet(&mut self, packet: &Packet, highest: Cell, bytes: usize, now: Time) {
+        let own = usize::from(packet.frame.layer.spatial);
+        if self.flows[own].on_packet(packet.timestamp, None, now) {
+            let others = self.flows.iter_mut().enumerate().filter(|(spatial, _)| *spatial != own);
+            others.for_each(|(_, flow)| flow.on_sibling_frame());
+        }
+        for (spatial, row) in (0..=highest.spatial).zip(&mut self.meters) {
+            for (temporal, meter) in (0..=highest.temporal).zip(row) {
+                if packet.frame.needed.has(Cell { spatial, temporal }) {
+                    meter.on_bytes(bytes, now);
+                }
+            }
+        }
+    }
+}
+
 /// One simulcast layer of a track, or its only one.
 #[derive(Debug, Default)]
 pub struct Layer {
@@ -69,12 +99,16 @@ pub struct Layer {
     pub rtx_ssrc: Option<u32>,
     /// Counts its sources: another one starts anew in numbers and time.
     pub epoch: u32,
+    /// Reads its packets.
+    pub reader: Reader,
     /// Whether it flows, and its size.
     pub flow: Flow,
     /// It flowed when that was last looked at.
     pub flowed: bool,
     /// How much it sends.
     pub meter: Meter,
+    /// What is known of the layers within it, if there are any.
+    pub within: Option<Box<Within>>,
     /// Holes in its sequence (video).
     pub missing: Missing,
     /// Wishes for key frames.
@@ -86,6 +120,37 @@ pub struct Layer {
 }
 
 impl Layer {
+    /// Notes a packet that carries media, of so many bytes on the wire. Returns whether a new frame begins with it.
+    pub fn on_packet(&mut self, packet: &Packet, bytes: usize, now: Time) -> bool {
+        self.meter.on_bytes(bytes, now);
+        if let Some(highest) = self.reader.highest.filter(|highest| *highest > Cell::new(0, 0)) {
+            self.within.get_or_insert_default().on_packet(packet, highest, bytes, now);
+        }
+        self.flow.on_packet(packet.timestamp, packet.key_frame, now)
+    }
+
+    /// What a choice among layers depends on: whether it flows, its size, and which spatial layers flow.
+    pub fn seen(&self, newest: Option<Time>) -> (bool, Option<Size>, [bool; MAX_SPATIAL]) {
+        let spatial = std::array::from_fn(|spatial| self.flows_up_to(spatial as u8, newest));
+        (self.flow.flows(newest), self.flow.measured(), spatial)
+    }
+
+    /// Whether this spatial layer flows.
+    fn flows_up_to(&self, spatial: u8, newest: Option<Time>) -> bool {
+        let Some(within) = &self.within else { return self.flow.flows(newest) };
+        let highest = self.reader.highest.map_or(0, |highest| highest.spatial);
+        let newest = self.flow.last_packet().filter(|_| self.flow.flows(newest));
+        spatial <= highest && (highest == 0 || within.flows[usize::from(spatial)].flows(newest)) && newest.is_some()
+    }
+
+    /// Bits per second of what is needed for a spatial and a temporal layer; `None` if that was not measured yet.
+    pub fn bits_per_second(&self, cell: Cell) -> Option<u64> {
+        let Some(within) = &self.within else { return self.meter.bits_per_second() };
+        let highest = self.reader.highest.unwrap_or(Cell::new(0, 0));
+        let row = &within.meters[usize::from(cell.spatial.min(highest.spatial))];
+        row[usize::from(cell.temporal.min(highest.temporal)).min(MAX_METERED - 1)].bits_per_second()
+    }
+
     /// Another source takes the layer over.
     pub fn replace_source(&mut self, ssrc: u32) {
         let (rtx_ssrc, epoch) = (self.rtx_ssrc, self.epoch.wrapping_add(1));
@@ -164,12 +229,25 @@ impl Track {
         if named.is_none() && self.layers.len() == 1 { Some(0) } else { named }
     }
 
-    /// The layers as a subscriber chooses among them: sizes measured, else halved from the full one step by step.
+    /// The layers as a subscriber chooses among them, those within one source included: sizes measured, else halved from
+    /// the full one step by step.
     pub fn choices(&self) -> Vec<Choice> {
-        let choice = |(index, layer): (usize, &Layer)| {
-            let described = self.size.map(|(width, height)| (width >> index, height >> index));
-            Choice { flows: layer.flow.flows(self.newest), size: layer.flow.measured().or(described) }
-        };
-        self.layers.iter().enumerate().map(choice).collect()
+        let mut choices = Vec::with_capacity(self.layers.len());
+        for (index, layer) in self.layers.iter().enumerate() {
+            let halved = |times: usize| self.size.map(|(width, height)| (width >> times, height >> times));
+            let highest = layer.reader.highest.unwrap_or(Cell::new(0, 0));
+            let (temporal, flows) = (highest.temporal, |spatial| layer.flows_up_to(spatial, self.newest));
+            let choice = |spatial, size| Choice { layer: index, spatial, temporal, flows: flows(spatial), size };
+            if highest.spatial == 0 {
+                let size = layer.flow.measured().or_else(|| halved(index));
+                choices.push(Choice { spatial: Cell::ALL.spatial, ..choice(0, size) });
+                continue;
+            }
+            for spatial in (0..=highest.spatial).rev() {
+                let told = layer.reader.sizes[usize::from(spatial)];
+                choices.push(choice(spatial, told.or_else(|| halved(index + usize::from(highest.spatial - spatial)))));
+            }
+        }
+        choices
     }
 }

@@ -14,7 +14,7 @@ use super::outgoing::{Due, Outgoing};
 use super::plan::{Kind, Transmit};
 use crate::route::cache::MAX_AGE;
 use crate::route::history::CAPACITY;
-use crate::route::packet::{Codec, Packet};
+use crate::route::packet::Packet;
 use crate::route::rewrite::Rewritten;
 use crate::route::template::Fields;
 use crate::time::{Time, ntp_span_in_ticks};
@@ -58,7 +58,7 @@ impl Engine {
         if !track.abroad.is_empty() {
             self.cross(self.legs[key].id, &track, place, &packet);
         }
-        if packet.codec == Codec::Vp8 {
+        if packet.codec.is_video() {
             let old = track.layers[place.layer].history.insert(packet);
             if let Some(old) = old {
                 self.reuse(old);
@@ -178,7 +178,11 @@ impl Engine {
         let layer = self.legs[source].tracks.get(track)?.as_ref()?.layers.get(located.layer.0)?;
         let packet = layer.history.get(located.source).filter(|_| layer.epoch == located.layer.1)?;
         let fits = !packet.is_padding() && now.since(packet.arrival) <= MAX_AGE;
-        fits.then(|| (Arc::clone(packet), located.rewritten(packet)))
+        fits.then(|| {
+            let mut rewritten = located.rewritten(packet);
+            rewritten.marker |= outgoing.cut.marks(packet);
+            (Arc::clone(packet), rewritten)
+        })
     }
 }
 
@@ -244,20 +248,22 @@ fn deliver(
             return;
         }
         let advance = advance(outgoing, track, layer, packet);
+        outgoing.cut.enter();
         outgoing.rewriter.start(packet, (layer, epoch), advance);
         if outgoing.current.is_some() {
             counters.layer_switches += 1;
         }
         outgoing.current = Some((layer, epoch));
     }
-    if let Some(rewritten) = outgoing.rewriter.rewrite(packet) {
+    let reader = &track.layers[layer].reader;
+    if let Some(rewritten) = outgoing.place(packet, reader) {
         leg.due.push(Due { outgoing: index, packet: number, rewritten });
     }
     if enters {
         // The rest of a key frame may have overtaken its first packet.
         let after = packet.index + 1;
         for overtaken in (after..after + MAX_OVERTAKEN).filter_map(|index| track.layers[layer].history.get(index)) {
-            if let Some(rewritten) = outgoing.rewriter.rewrite(overtaken) {
+            if let Some(rewritten) = outgoing.place(overtaken, reader) {
                 leg.due.push(Due { outgoing: index, packet: batch.len(), rewritten });
                 batch.push(Arc::clone(overtaken));
             }
@@ -277,14 +283,14 @@ fn write_due(
 ) {
     let Some(path) = leg.ice.path().filter(|_| leg.keys.is_some()) else { return };
     if due.iter().any(|due| batch[due.packet].codec != batch[0].codec) {
-        due.sort_by_key(|due| batch[due.packet].codec == Codec::Opus);
+        due.sort_by_key(|due| !batch[due.packet].codec.is_video());
     }
     sizes.clear();
     sizes.extend(due.iter().map(|due| {
         let packet = &batch[due.packet];
         let Some(outgoing) = &leg.outgoing[due.outgoing] else { return 0 };
-        let (header, payload) = (outgoing.template.length(&packet.passed), payload(packet, &outgoing.transmit));
-        header + payload.len().max(1)
+        let header = outgoing.template.length(&Fields::of(packet, due.rewritten, false));
+        header + if due.rewritten.blank { 1 } else { payload(packet, &outgoing.transmit).len() }
     }));
     let mut at = 0;
     while at < due.len() {
@@ -374,14 +380,14 @@ fn write(
     let rewritten = due.rewritten;
     let start = outbox.start();
     let out = &mut outbox.bytes;
-    let pads = padding > 0 || packet.is_padding();
+    let pads = padding > 0 || rewritten.blank;
     let transport = leg.transport_seq;
     let transmit = &outgoing.transmit;
     let pt = transmit.red.filter(|_| packet.redundancy.is_some());
     let fields = Fields { pt, ..Fields::of(packet, rewritten, pads) };
     outgoing.template.write(out, &fields, now, &mut leg.transport_seq);
     let header = out.len() - start;
-    if transmit.rtx.is_none() && packet.codec == Codec::Vp8 && !packet.is_padding() {
+    if transmit.rtx.is_none() && packet.codec.is_video() && !rewritten.blank {
         outgoing.cache.insert(rewritten, Arc::clone(packet), Box::from(&out[start..]), padding, now);
     }
     write_payload(out, packet, transmit, rewritten, padding);
@@ -415,15 +421,15 @@ fn payload<'a>(packet: &'a Packet, transmit: &Transmit) -> &'a [u8] {
 
 /// The payload with the subscriber's picture ids, and so much padding; of a late padding-only packet the least there is.
 fn write_payload(out: &mut Vec<u8>, packet: &Packet, transmit: &Transmit, rewritten: Rewritten, padding: usize) {
-    let start = out.len();
-    out.extend_from_slice(payload(packet, transmit));
-    if let Some(redundancy) = packet.redundancy.filter(|_| transmit.red.is_some()) {
-        redundancy.rename(&mut out[start..], transmit.pt);
+    if !rewritten.blank {
+        let start = out.len();
+        out.extend_from_slice(payload(packet, transmit));
+        if let Some(redundancy) = packet.redundancy.filter(|_| transmit.red.is_some()) {
+            redundancy.rename(&mut out[start..], transmit.pt);
+        }
+        packet.counters.rewrite(&mut out[start..], rewritten.indices);
     }
-    if let Some(descriptor) = packet.descriptor {
-        descriptor.rewrite(&mut out[start..], rewritten.indices);
-    }
-    let padding = padding + usize::from(packet.is_padding());
+    let padding = padding + usize::from(rewritten.blank);
     if padding > 0 {
         out.resize(out.len() + padding - 1, 0);
         out.push(padding as u8);

@@ -3,8 +3,10 @@
 use super::incoming::Track;
 use super::plan::Transmit;
 use crate::route::cache::{Cache, Repeats};
+use crate::route::cut::Cut;
+use crate::route::frame::{Cell, Reader};
 use crate::route::layers::{Choice, Size, choose};
-use crate::route::packet::Codec;
+use crate::route::packet::{Codec, Packet};
 use crate::route::rewrite::{Rewriter, Rewritten};
 use crate::route::template::Template;
 
@@ -36,8 +38,8 @@ pub enum Limit {
     /// What is wished.
     #[default]
     None,
-    /// No larger layer than this.
-    Layer(usize),
+    /// No larger choice than this, and no higher temporal layer.
+    Layer(usize, u8),
     /// Nothing: it is held back until there is room.
     Suspended,
 }
@@ -64,6 +66,8 @@ pub struct Outgoing {
     pub limit: Limit,
     /// The layer it should get.
     pub target: Option<usize>,
+    /// What it gets of the layers within that.
+    pub cut: Cut,
     /// Sequence numbers, timestamps and picture ids.
     pub rewriter: Rewriter,
     /// What was sent lately, of video without RTX.
@@ -87,7 +91,7 @@ pub struct Outgoing {
 }
 
 impl Outgoing {
-    /// The source layer that it should carry now: of a simulcast only its own one, while one of the sizes takes it.
+    /// The choice that it should carry now: of a simulcast only its own layer, while one of the sizes takes it.
     pub fn choose(&self, track: &Track, choices: &[Choice]) -> Option<usize> {
         let mut chosen = self.sizes.iter().filter_map(|size| choose(choices, *size));
         match self.layer {
@@ -95,22 +99,38 @@ impl Outgoing {
             Some(place) => {
                 let named = track.receive.rids.iter().position(|rid| Some(rid) == self.transmit.rid.as_ref());
                 let own = named.unwrap_or(place);
-                chosen.find(|chosen| *chosen == own)
+                chosen.find(|chosen| choices[*chosen].layer == own)
             }
         }
     }
 
-    /// What `choose` gives, as far as the link carries it.
-    pub fn fitting(&self, track: &Track, choices: &[Choice]) -> Option<usize> {
+    /// What `choose` gives, as far as the link carries it: the layer, and the cut through it.
+    pub fn fitting(&self, track: &Track, choices: &[Choice]) -> Option<(usize, Cell)> {
         let chosen = self.choose(track, choices)?;
-        match self.limit {
-            Limit::None => Some(chosen),
-            Limit::Suspended => None,
-            Limit::Layer(limit) => {
+        let (place, temporal) = match self.limit {
+            Limit::None => (chosen, Cell::ALL.temporal),
+            Limit::Suspended => return None,
+            Limit::Layer(limit, temporal) => {
                 let least = chosen.max(limit);
-                (least..choices.len()).find(|layer| choices[*layer].flows).or(Some(chosen))
+                let place = (least..choices.len()).find(|place| choices[*place].flows).unwrap_or(chosen);
+                (place, if place == limit { temporal } else { Cell::ALL.temporal })
             }
+        };
+        let Choice { layer, spatial, .. } = choices[place];
+        Some((layer, Cell { spatial, temporal }))
+    }
+
+    /// Gives a packet of the present layer its place, unless it is left out.
+    pub fn place(&mut self, packet: &Packet, reader: &Reader) -> Option<Rewritten> {
+        if !packet.codec.is_video() || packet.is_padding() {
+            return self.rewriter.rewrite(packet, true);
         }
+        let passes = self.cut.passes(packet);
+        let mut rewritten = self.rewriter.rewrite(packet, passes)?;
+        if passes {
+            self.cut.apply(&mut rewritten, packet, reader);
+        }
+        Some(rewritten)
     }
 
     /// The source layer that it carries, or will next.

@@ -23,10 +23,7 @@ pub enum Kind {
 impl Kind {
     /// What a codec is for.
     pub const fn of(codec: Codec) -> Self {
-        match codec {
-            Codec::Opus => Self::Audio,
-            Codec::Vp8 => Self::Video,
-        }
+        if codec.is_video() { Self::Video } else { Self::Audio }
     }
 }
 

@@ -26,12 +26,14 @@ impl Engine {
         let choices = track.choices();
         let paused = track.newest.is_none_or(|newest| now.since(newest) > PAUSED);
         let (several, watched, counts) = (track.layers.len() > 1, track.is_watched(), self.counts(key));
-        for (rank, (layer, choice)) in track.layers.iter_mut().zip(&choices).enumerate() {
-            let ceased = std::mem::replace(&mut layer.flowed, choice.flows) && !choice.flows;
+        let newest = track.newest;
+        for (rank, layer) in track.layers.iter_mut().enumerate() {
+            let flows = layer.flow.flows(newest);
+            let ceased = std::mem::replace(&mut layer.flowed, flows) && !flows;
             if ceased && several && counts {
                 self.measured.freezes[rank.min(2)] += 1;
             }
-            if paused || !choice.flows || !watched {
+            if paused || !flows || !watched {
                 layer.key_frames.settle();
             }
         }
@@ -43,9 +45,11 @@ impl Engine {
             let Some(outgoing) = &mut self.legs[leg].outgoing[outgoing] else { continue };
             simulcast |= outgoing.layer.is_some();
             match outgoing.fitting(&track, &choices) {
-                Some(target) => {
+                Some((target, cut)) => {
                     outgoing.target = Some(target);
-                    if !outgoing.has_target(&track) && !paused && track.kind == Kind::Video {
+                    outgoing.cut.wanted = cut;
+                    let waits = !outgoing.has_target(&track) || outgoing.cut.waits();
+                    if waits && !paused && track.kind == Kind::Video {
                         track.layers[target].key_frames.want();
                         self.urgent = true;
                     }

@@ -4,6 +4,8 @@ use super::incoming::Track;
 use super::outgoing::Limit;
 use super::plan::Kind;
 use super::{Engine, Event};
+use crate::route::frame::Cell;
+use crate::route::layers::Choice;
 use crate::route::share::{Picture, share, wished};
 use crate::time::{MILLISECOND, Time};
 
@@ -16,11 +18,12 @@ const UNKNOWN: u64 = 500_000;
 /// What is looked for, in percent of what is wished: room for repairs, and for what `share` leaves free.
 const SPARE: u64 = 120;
 
-/// A picture's place: the sent stream, the publishing leg and its track, and the layers that the steps stand for.
+/// A picture's place: the sent stream, the publishing leg and its track, and the choices and temporal layers that the
+/// steps stand for.
 struct Shown {
     outgoing: usize,
     source: (usize, usize),
-    layers: Vec<usize>,
+    layers: Vec<(usize, u8)>,
 }
 
 impl Engine {
@@ -37,25 +40,23 @@ impl Engine {
             let Some((leg, place)) = outgoing.source.filter(|_| outgoing.layer.is_none()) else { continue };
             let Some(Some(track)) = self.legs.get(leg).and_then(|leg| leg.tracks.get(place)) else { continue };
             if track.kind == Kind::Audio {
-                voices += if self.has_voice(leg, place) { bits(track, 0) } else { 0 };
+                let all = Choice { spatial: Cell::ALL.spatial, ..Choice::default() };
+                voices += if self.has_voice(leg, place) { bits(track, &all) } else { 0 };
                 continue;
             }
             let choices = track.choices();
             let Some(wish) = outgoing.choose(track, &choices) else { continue };
-            // From the least to what is wished; a larger layer that costs no more than a smaller one takes its place.
-            let flowing = (wish..choices.len()).rev().filter(|layer| choices[*layer].flows);
-            let (mut layers, mut steps) = (Vec::new(), Vec::new());
-            for layer in flowing {
-                let cost = bits(track, layer);
-                while steps.last().is_some_and(|last| *last >= cost) {
-                    steps.pop();
-                    layers.pop();
-                }
-                steps.push(cost);
-                layers.push(layer);
-            }
-            let current = outgoing.current.map(|(current, _)| current);
-            let sent = current.and_then(|current| layers.iter().position(|layer| *layer <= current));
+            let (layers, steps) = steps(track, &choices, wish);
+            let cut = outgoing.cut.current();
+            let carries = |choice: &Choice| {
+                outgoing.current.is_some_and(|(layer, _)| choice.layer == layer) && choice.spatial <= cut.spatial
+            };
+            let sent = choices.iter().position(carries).and_then(|now| {
+                let reached = |(layer, temporal): &(usize, u8)| {
+                    *layer < now || (*layer == now && *temporal >= cut.temporal.min(choices[now].temporal))
+                };
+                layers.iter().position(reached)
+            });
             let widest = outgoing.sizes.iter().map(|size| size.map_or(u64::MAX, |(w, h)| u64::from(w) * u64::from(h)));
             let first = track.first || self.speaks(leg);
             pictures.push(Picture { first, area: widest.max().unwrap_or(0), steps, sent });
@@ -72,7 +73,7 @@ impl Engine {
             let limit = match step.map(|step| picture.layers[step]) {
                 None => Limit::Suspended,
                 Some(layer) if Some(&layer) == wish => Limit::None,
-                Some(layer) => Limit::Layer(layer),
+                Some((layer, temporal)) => Limit::Layer(layer, temporal),
             };
             self.limit(now, key, picture.outgoing, limit, picture.source);
         }
@@ -100,10 +101,29 @@ impl Engine {
     }
 }
 
-/// Bits per second of a layer, measured or guessed.
-fn bits(track: &Track, layer: usize) -> u64 {
-    let measured = track.layers[layer].meter.bits_per_second();
-    measured.unwrap_or_else(|| match track.choices()[layer].size {
+/// From the least to what is wished: choices with their temporal layers, and what they cost. Something better that costs
+/// no more than what is worse takes its place: a picture is shown with fewer frames before it is shown smaller.
+fn steps(track: &Track, choices: &[Choice], wish: usize) -> (Vec<(usize, u8)>, Vec<u64>) {
+    let (mut layers, mut steps) = (Vec::new(), Vec::new());
+    for (place, choice) in choices.iter().enumerate().skip(wish).rev().filter(|(_, choice)| choice.flows) {
+        for temporal in 0..=choice.temporal {
+            let cost = bits(track, &Choice { temporal, ..*choice });
+            while steps.last().is_some_and(|last| *last >= cost) {
+                steps.pop();
+                layers.pop();
+            }
+            steps.push(cost);
+            layers.push((place, temporal));
+        }
+    }
+    (layers, steps)
+}
+
+/// Bits per second of a choice, measured or guessed.
+fn bits(track: &Track, choice: &Choice) -> u64 {
+    let cell = Cell { spatial: choice.spatial, temporal: choice.temporal };
+    let measured = track.layers[choice.layer].bits_per_second(cell);
+    measured.unwrap_or_else(|| match choice.size {
         Some((width, height)) => u64::from(width) * u64::from(height) * BITS_PER_PIXEL,
         None => UNKNOWN,
     })

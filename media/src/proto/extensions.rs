@@ -19,9 +19,11 @@ pub enum Extension {
     VideoOrientation,
     /// Within what delay the receiver is to show the picture.
     PlayoutDelay,
+    /// Which layers the frame belongs to, and who needs it (RTP Payload Format for AV1, appendix A).
+    Dependency,
 }
 
-const URIS: [(&str, Extension); 8] = [
+const URIS: [(&str, Extension); 9] = [
     ("urn:ietf:params:rtp-hdrext:sdes:mid", Extension::Mid),
     ("urn:ietf:params:rtp-hdrext:sdes:rtp-stream-id", Extension::Rid),
     ("urn:ietf:params:rtp-hdrext:sdes:repaired-rtp-stream-id", Extension::RepairedRid),
@@ -30,6 +32,7 @@ const URIS: [(&str, Extension); 8] = [
     ("urn:ietf:params:rtp-hdrext:ssrc-audio-level", Extension::AudioLevel),
     ("urn:3gpp:video-orientation", Extension::VideoOrientation),
     ("http://www.webrtc.org/experiments/rtp-hdrext/playout-delay", Extension::PlayoutDelay),
+    ("https://aomediacodec.github.io/av1-rtp-spec/#dependency-descriptor-rtp-header-extension", Extension::Dependency),
 ];
 
 /// What a publisher says to its subscribers, who get it as it is under ids of their own; and how many bytes it has.

@@ -1,13 +1,20 @@
-//! Formats on the wire, each parsed from hostile bytes without panics or allocation: STUN, RTP, RTCP, VP8, redundant audio.
+//! Formats on the wire, each parsed from hostile bytes without panics or allocation: STUN, RTP, RTCP, payloads of video,
+//! redundant audio.
 
+pub mod av1;
+mod bits;
 pub mod demux;
+pub mod dependency;
 pub mod extensions;
+pub mod h264;
+pub mod indices;
 pub mod red;
 pub mod rtcp;
 pub mod rtp;
 pub mod stun;
 pub mod transport_cc;
 pub mod vp8;
+pub mod vp9;
 
 /// The big-endian 16-bit number at `at`, or `None` past the end.
 pub(crate) fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {

@@ -87,7 +87,8 @@ impl Repeats {
 mod tests {
     use super::*;
     use crate::proto::extensions::Passed;
-    use crate::proto::vp8::Indices;
+    use crate::proto::indices::{Counters, Indices};
+    use crate::route::frame::Frame;
     use crate::route::packet::Codec;
 
     fn packet() -> Arc<Packet> {
@@ -98,7 +99,9 @@ mod tests {
             codec: Codec::Vp8,
             arrival: Time::default(),
             payload: vec![1],
-            descriptor: None,
+            frame: Frame::default(),
+            counters: Counters::default(),
+            dependency: None,
             key_frame: None,
             passed: Passed::default(),
             redundancy: None,
@@ -114,7 +117,14 @@ mod tests {
         let mut cache = Cache::default();
         assert!(cache.get(0, at(0)).is_none());
         for index in 65_000..65_600u64 {
-            let rewritten = Rewritten { index, timestamp: 0, indices: Indices::default() };
+            let rewritten = Rewritten {
+                index,
+                timestamp: 0,
+                indices: Indices::default(),
+                marker: false,
+                blank: false,
+                active: None,
+            };
             cache.insert(rewritten, packet(), Box::default(), 0, at(0));
         }
         assert!(cache.get(65_000, at(1)).is_none(), "overwritten");

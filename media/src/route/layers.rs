@@ -2,10 +2,10 @@
 
 use crate::time::{MILLISECOND, Time};
 
-/// A layer this long behind its siblings has stopped.
-const STALL: u64 = 500 * MILLISECOND;
+/// A layer this long behind its siblings has stopped. With the time until that is looked at it is left within half a second.
+const STALL: u64 = 350 * MILLISECOND;
 /// ... but only once the siblings began this many frames meanwhile: a still screen sends one a second.
-const STALL_FRAMES: u32 = 8;
+const STALL_FRAMES: u32 = 5;
 
 /// A picture size in pixels.
 pub type Size = (u32, u32);
@@ -20,8 +20,14 @@ pub struct Flow {
 }
 
 /// A layer as a subscriber chooses among them; the list is ordered from the highest down.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Choice {
+    /// Its source, by its place in the track.
+    pub layer: usize,
+    /// Of that source, everything up to this spatial layer; beyond all where there is but one.
+    pub spatial: u8,
+    /// The highest temporal layer that there is.
+    pub temporal: u8,
     /// Packets of it arrive.
     pub flows: bool,
     /// Its picture size, if known.
@@ -91,7 +97,7 @@ mod tests {
 
     fn layers(flows: [bool; 3]) -> [Choice; 3] {
         let sizes = [(1280, 720), (640, 360), (320, 180)];
-        std::array::from_fn(|n| Choice { flows: flows[n], size: Some(sizes[n]) })
+        std::array::from_fn(|n| Choice { flows: flows[n], size: Some(sizes[n]), layer: n, ..Choice::default() })
     }
 
     #[test]
@@ -110,7 +116,7 @@ mod tests {
 
     #[test]
     fn unknown_sizes_cover_nothing() {
-        let layers = [Choice { flows: true, size: None }; 2];
+        let layers = [Choice { flows: true, ..Choice::default() }; 2];
         assert_eq!(choose(&layers, Some((10, 10))), Some(0));
     }
 

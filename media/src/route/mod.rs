@@ -2,7 +2,9 @@
 
 pub mod bandwidth;
 pub mod cache;
+pub mod cut;
 pub mod delay;
+pub mod frame;
 pub mod history;
 pub mod key_frames;
 pub mod layers;

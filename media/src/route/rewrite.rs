@@ -2,8 +2,8 @@
 
 use std::collections::VecDeque;
 
-use super::packet::Packet;
-use crate::proto::vp8::Indices;
+use super::packet::{Codec, Packet};
+use crate::proto::indices::Indices;
 use crate::time::Time;
 
 /// Sequence numbers left out that a late packet can still be placed around.
@@ -18,8 +18,14 @@ pub struct Rewritten {
     pub index: u64,
     /// RTP timestamp.
     pub timestamp: u32,
-    /// VP8's counters.
+    /// What is counted of pictures and frames.
     pub indices: Indices,
+    /// Last packet of its picture.
+    pub marker: bool,
+    /// Nothing of the packet is sent but its place: another one follows it already.
+    pub blank: bool,
+    /// The decode targets that its dependency descriptor is to name as active.
+    pub active: Option<u32>,
 }
 
 /// Past runs in which a packet is still found: what they sent is seconds old.
@@ -42,7 +48,8 @@ impl Located {
     /// What the packet, which is the one that was located, became for the subscriber.
     pub fn rewritten(&self, packet: &Packet) -> Rewritten {
         let timestamp = packet.timestamp.wrapping_add(self.timestamp_offset);
-        Rewritten { index: self.index, timestamp, indices: shifted(packet, self.offsets) }
+        let indices = shifted(packet, self.offsets);
+        Rewritten { index: self.index, timestamp, indices, marker: packet.marker, blank: false, active: None }
     }
 }
 
@@ -55,14 +62,37 @@ struct Run {
     source_start: u64,
     start: u64,
     source_highest: u64,
-    skipped: VecDeque<u64>, // ascending numbers of the source that were left out, closing the gap
-    forgotten: u64,         // how many of them were dropped from the list
-    reach: u64,             // numbers below this cannot be placed any more
+    skipped: VecDeque<u64>,  // ascending numbers of the source that were left out, closing the gap
+    forgotten: u64,          // how many of them were dropped from the list
+    pictures: VecDeque<u64>, // of those the first of each picture of VP8, whose ids have no gaps
+    forgotten_pictures: u16,
+    newest_picture: Option<u16>, // left out, by its id
+    reach: u64,                  // numbers below this cannot be placed any more
 }
 
 impl Run {
     fn skipped_below(&self, index: u64) -> u64 {
         self.forgotten + self.skipped.partition_point(|skipped| *skipped < index) as u64
+    }
+
+    /// Notes the picture of a packet that is left out.
+    fn leave_out_picture(&mut self, packet: &Packet) {
+        let id = packet.counters.picture_id.map(|id| id.value);
+        if packet.codec == Codec::Vp8 && id.is_some() && id != self.newest_picture {
+            self.newest_picture = id;
+            self.pictures.push_back(packet.index);
+            if self.pictures.len() > MAX_SKIPPED {
+                self.pictures.pop_front();
+                self.forgotten_pictures = self.forgotten_pictures.wrapping_add(1);
+            }
+        }
+    }
+
+    /// What is added to the counters of the packet of this number.
+    fn offsets_at(&self, index: u64) -> Indices {
+        let before = self.pictures.partition_point(|left_out| *left_out < index) as u16;
+        let picture_id = self.offsets.picture_id.wrapping_sub(self.forgotten_pictures).wrapping_sub(before);
+        Indices { picture_id, ..self.offsets }
     }
 
     /// The source's number of what was sent under `index`, if it can still be told.
@@ -146,7 +176,7 @@ impl Rewriter {
         let index = self.next.checked_sub(u64::from(behind)).filter(|_| (1..=reach).contains(&behind))?;
         let run = self.past.iter().chain(&self.run).rfind(|run| run.start <= index)?;
         let source = run.source_of(index)?;
-        let (layer, timestamp_offset, offsets) = (run.layer, run.timestamp_offset, run.offsets);
+        let (layer, timestamp_offset, offsets) = (run.layer, run.timestamp_offset, run.offsets_at(source));
         Some(Located { layer, source, index, timestamp_offset, offsets })
     }
 
@@ -158,14 +188,13 @@ impl Rewriter {
             let advance = u32::try_from(advance.max(1)).unwrap_or(1);
             self.timestamp_offset = newest.wrapping_add(advance).wrapping_sub(packet.timestamp);
         }
-        if let Some(descriptor) = packet.descriptor {
-            let picture_id = descriptor.picture_id.map_or(0, |id| id.value);
-            self.offsets = Indices {
-                picture_id: self.indices.picture_id.wrapping_add(1).wrapping_sub(picture_id),
-                tl0: self.indices.tl0.wrapping_add(1).wrapping_sub(descriptor.tl0.unwrap_or(0)),
-                key_index: self.indices.key_index.wrapping_add(1).wrapping_sub(descriptor.key_index.unwrap_or(0)),
-            };
-        }
+        let counters = values(packet);
+        self.offsets = Indices {
+            picture_id: self.indices.picture_id.wrapping_add(1).wrapping_sub(counters.picture_id),
+            tl0: self.indices.tl0.wrapping_add(1).wrapping_sub(counters.tl0),
+            key_index: self.indices.key_index.wrapping_add(1).wrapping_sub(counters.key_index),
+            frame_number: self.indices.frame_number.wrapping_add(1).wrapping_sub(counters.frame_number),
+        };
         self.run = Some(Run {
             layer,
             timestamp_offset: self.timestamp_offset,
@@ -175,14 +204,19 @@ impl Rewriter {
             source_highest: packet.index,
             skipped: VecDeque::new(),
             forgotten: 0,
+            pictures: VecDeque::new(),
+            forgotten_pictures: 0,
+            newest_picture: None,
             reach: packet.index,
         });
     }
 
     /// Places a packet of the present run; `None` if it is from before the run, or was left out, or is too late to place.
     ///
-    /// A padding-only packet is left out and the gap closed, unless a later one was sent already.
-    pub fn rewrite(&mut self, packet: &Packet) -> Option<Rewritten> {
+    /// A padding-only packet, or one of which nothing is to be sent, is left out and the gap closed; once a later one was
+    /// sent, only its place is filled.
+    pub fn rewrite(&mut self, packet: &Packet, passes: bool) -> Option<Rewritten> {
+        let blank = !passes || packet.is_padding();
         let run = self.run.as_mut()?;
         if packet.index < run.reach {
             return None;
@@ -194,7 +228,8 @@ impl Rewriter {
         }
         if packet.index > run.source_highest {
             run.source_highest = packet.index;
-            if packet.is_padding() {
+            if blank {
+                run.leave_out_picture(packet);
                 run.skipped.push_back(packet.index);
                 if run.skipped.len() > MAX_SKIPPED {
                     run.forgotten += 1;
@@ -212,15 +247,14 @@ impl Rewriter {
         if self.newest.is_none_or(|(newest, _)| (timestamp.wrapping_sub(newest) as i32) > 0) {
             self.newest = Some((timestamp, packet.arrival));
         }
-        Some(Rewritten { index, timestamp, indices: self.rewrite_indices(packet) })
+        let indices = if blank { Indices::default() } else { self.rewrite_indices(packet) };
+        Some(Rewritten { index, timestamp, indices, marker: packet.marker && !blank, blank, active: None })
     }
 
     fn rewrite_indices(&mut self, packet: &Packet) -> Indices {
-        let Some(descriptor) = packet.descriptor else {
-            return Indices::default();
-        };
-        let indices = shifted(packet, self.offsets);
-        let narrow = descriptor.picture_id.is_none_or(|id| !id.wide);
+        let offsets = self.run.as_ref().map_or(self.offsets, |run| run.offsets_at(packet.index));
+        let indices = shifted(packet, offsets);
+        let narrow = packet.counters.picture_id.is_none_or(|id| !id.wide);
         if is_newer(indices.picture_id, self.indices.picture_id, if narrow { 0x7f } else { 0x7fff }) {
             self.indices.picture_id = indices.picture_id;
         }
@@ -230,22 +264,34 @@ impl Rewriter {
         if is_newer(u16::from(indices.key_index), u16::from(self.indices.key_index), 0x1f) {
             self.indices.key_index = indices.key_index;
         }
+        if is_newer(indices.frame_number, self.indices.frame_number, 0xffff) {
+            self.indices.frame_number = indices.frame_number;
+        }
         indices
+    }
+}
+
+/// The packet's counters; zero where it has none.
+fn values(packet: &Packet) -> Indices {
+    let counters = packet.counters;
+    Indices {
+        picture_id: counters.picture_id.map_or(0, |id| id.value),
+        tl0: counters.tl0.map_or(0, |counter| counter.value),
+        key_index: counters.key_index.map_or(0, |counter| counter.value),
+        frame_number: packet.dependency.as_ref().map_or(0, |dependency| dependency.number),
     }
 }
 
 /// The packet's counters with these added.
 fn shifted(packet: &Packet, offsets: Indices) -> Indices {
-    let Some(descriptor) = packet.descriptor else {
-        return Indices::default();
-    };
-    let picture = descriptor.picture_id.map_or(0, |id| id.value);
+    let counters = values(packet);
     let mut indices = Indices {
-        picture_id: picture.wrapping_add(offsets.picture_id) & 0x7fff,
-        tl0: descriptor.tl0.unwrap_or(0).wrapping_add(offsets.tl0),
-        key_index: descriptor.key_index.unwrap_or(0).wrapping_add(offsets.key_index) & 0x1f,
+        picture_id: counters.picture_id.wrapping_add(offsets.picture_id) & 0x7fff,
+        tl0: counters.tl0.wrapping_add(offsets.tl0),
+        key_index: counters.key_index.wrapping_add(offsets.key_index) & 0x1f,
+        frame_number: counters.frame_number.wrapping_add(offsets.frame_number),
     };
-    if descriptor.picture_id.is_some_and(|id| !id.wide) {
+    if packet.counters.picture_id.is_some_and(|id| !id.wide) {
         indices.picture_id &= 0x7f;
     }
     indices
@@ -261,8 +307,9 @@ fn is_newer(a: u16, b: u16, mask: u16) -> bool {
 mod tests {
     use super::*;
     use crate::proto::extensions::Passed;
+    use crate::proto::indices::Counters;
     use crate::proto::vp8::Descriptor;
-    use crate::route::packet::Codec;
+    use crate::route::frame::Frame;
     use proptest::prelude::*;
 
     const LAYER: (usize, u32) = (0, 0);
@@ -275,7 +322,9 @@ mod tests {
             marker: false,
             codec: Codec::Vp8,
             arrival: Time::from_micros(u64::from(timestamp)),
-            descriptor: Descriptor::parse(&payload),
+            frame: Frame::default(),
+            dependency: None,
+            counters: Descriptor::parse(&payload).unwrap().counters,
             payload,
             key_frame: None,
             passed: Passed::default(),
@@ -284,11 +333,11 @@ mod tests {
     }
 
     fn padding(index: u64) -> Packet {
-        Packet { payload: Vec::new(), descriptor: None, ..packet(index, 0, 0) }
+        Packet { payload: Vec::new(), counters: Counters::default(), ..packet(index, 0, 0) }
     }
 
     fn index(rewriter: &mut Rewriter, packet: &Packet) -> Option<u64> {
-        rewriter.rewrite(packet).map(|rewritten| rewritten.index)
+        rewriter.rewrite(packet, true).map(|rewritten| rewritten.index)
     }
 
     #[test]
@@ -296,14 +345,14 @@ mod tests {
         let mut rewriter = Rewriter::new(100, 5000);
         let first = packet(65_535, 900, 0x7fff);
         rewriter.start(&first, LAYER, 0);
-        let first = rewriter.rewrite(&first).unwrap();
-        let second = rewriter.rewrite(&packet(65_536, 3900, 0)).unwrap();
+        let first = rewriter.rewrite(&first, true).unwrap();
+        let second = rewriter.rewrite(&packet(65_536, 3900, 0), true).unwrap();
         assert_eq!((first.index, first.timestamp), (100, 5900));
         assert_eq!((second.index, second.timestamp), (101, 8900));
         assert_eq!(second.indices.picture_id, first.indices.picture_id + 1);
         let other = packet(7, u32::MAX - 5, 777);
         rewriter.start(&other, LAYER, 3000);
-        let third = rewriter.rewrite(&other).unwrap();
+        let third = rewriter.rewrite(&other, true).unwrap();
         assert_eq!((third.index, third.timestamp), (102, 11_900));
         assert_eq!(third.indices.picture_id, second.indices.picture_id + 1);
         assert_eq!(third.indices.tl0, second.indices.tl0 + 1);
@@ -313,12 +362,12 @@ mod tests {
     fn time_never_stands_still_over_a_switch() {
         let mut rewriter = Rewriter::new(0, 0);
         rewriter.start(&packet(1, 1000, 1), LAYER, 0);
-        rewriter.rewrite(&packet(1, 1000, 1));
+        rewriter.rewrite(&packet(1, 1000, 1), true);
         for advance in [-500, 0, i64::MAX] {
             let before = rewriter.newest().unwrap().0;
             let next = packet(1, 77, 1);
             rewriter.start(&next, LAYER, advance);
-            assert_eq!(rewriter.rewrite(&next).unwrap().timestamp, before + 1);
+            assert_eq!(rewriter.rewrite(&next, true).unwrap().timestamp, before + 1);
         }
     }
 
@@ -353,12 +402,12 @@ mod tests {
         rewriter.start(&packet(10, 0, 1), (2, 0), 0);
         let mut sent = Vec::new();
         for at in (10..30).filter(|at| at % 5 != 2) {
-            sent.extend(rewriter.rewrite(&packet(at, 0, 1)).map(|rewritten| ((2, 0), at, rewritten)));
-            rewriter.rewrite(&padding(at + 1)).ok_or(()).unwrap_err();
+            sent.extend(rewriter.rewrite(&packet(at, 0, 1), true).map(|rewritten| ((2, 0), at, rewritten)));
+            rewriter.rewrite(&padding(at + 1), true).ok_or(()).unwrap_err();
         }
         rewriter.start(&packet(500, 77, 9), (0, 3), 90);
         for at in [500, 502, 9_000, 9_001] {
-            sent.extend(rewriter.rewrite(&packet(at, 77, 9)).map(|rewritten| ((0, 3), at, rewritten)));
+            sent.extend(rewriter.rewrite(&packet(at, 77, 9), true).map(|rewritten| ((0, 3), at, rewritten)));
         }
         for (layer, source, rewritten) in &sent {
             let found = rewriter.locate(rewritten.index as u16, 512);
@@ -370,6 +419,36 @@ mod tests {
         assert_eq!(rewriter.locate(rewriter.next_index() as u16, 512), None, "not sent yet");
         rewriter.forget();
         assert_eq!(rewriter.locate(first.index as u16, 512), None);
+    }
+
+    #[test]
+    fn what_is_left_out_leaves_no_gap_in_sequence_or_pictures_and_is_found_past() {
+        let mut rewriter = Rewriter::new(0, 0);
+        rewriter.start(&packet(10, 0, 300), LAYER, 0);
+        let mut sent = Vec::new();
+        for at in 10..40u64 {
+            let picture = packet(at, 0, 300 + (at as u16 - 10) / 2); // two packets a picture
+            let passes = (at - 10) / 2 % 4 == 0;
+            let rewritten = rewriter.rewrite(&picture, passes);
+            assert_eq!(rewritten.is_some(), passes);
+            sent.extend(rewritten.map(|rewritten| (picture, rewritten)));
+        }
+        let first = sent[0].1.indices.picture_id;
+        for (number, (picture, rewritten)) in sent.iter().enumerate() {
+            assert_eq!((rewritten.index, rewritten.indices.picture_id), (number as u64, first + number as u16 / 2));
+            let located = rewriter.locate(rewritten.index as u16, 512).unwrap();
+            assert_eq!((located.source, located.rewritten(picture)), (picture.index, *rewritten));
+        }
+    }
+
+    #[test]
+    fn what_comes_too_late_to_be_left_out_fills_its_place_with_nothing() {
+        let mut rewriter = Rewriter::new(0, 0);
+        rewriter.start(&packet(10, 0, 1), LAYER, 0);
+        rewriter.rewrite(&packet(10, 0, 1), true);
+        rewriter.rewrite(&packet(12, 0, 3), true);
+        let late = rewriter.rewrite(&packet(11, 0, 2), false).unwrap();
+        assert!((late.index, late.blank, late.marker) == (1, true, false));
     }
 
     proptest! {
@@ -390,11 +469,11 @@ mod tests {
                     continue; // the caller lets each packet in once
                 }
                 let packet = if pads { padding(at) } else { packet(at, 0, 1) };
-                let rewritten = rewriter.rewrite(&packet);
+                let rewritten = rewriter.rewrite(&packet, true);
                 if let Some(rewritten) = rewritten
                     && let Some(located) = rewriter.locate(rewritten.index as u16, 512)
                 {
-                    prop_assert_eq!((located.source, located.rewritten(&packet)), (at, rewritten));
+                    prop_assert_eq!((located.source, located.rewritten(&packet).index), (at, rewritten.index));
                 }
                 if let Some(index) = rewritten.map(|rewritten| rewritten.index) {
                     prop_assert!(given.insert(index), "{index} twice");

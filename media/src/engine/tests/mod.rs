@@ -60,7 +60,7 @@ struct Got {
 
 impl Got {
     fn picture_id(&self) -> u16 {
-        Descriptor::parse(&self.payload).unwrap().picture_id.unwrap().value
+        Descriptor::parse(&self.payload).unwrap().counters.picture_id.unwrap().value
     }
 
     /// What `Camera` wrote behind the key-frame header: layer, and a number that counts its packets.

@@ -1,0 +1,4 @@
+//! See `mautrix_sfu_media_fuzz::av1`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| mautrix_sfu_media_fuzz::av1(bytes));
