@@ -26,6 +26,7 @@ from .mutes import Mutes
 from .outbox import Outbox
 from .subscriptions import Grant
 from .tracks import SCREENSHARE, PublishedStream, PublishedTrack, RemotePublications
+from .view import CallView
 
 MAX_ADVERTISED = 300  # streams shown to one participant
 REMEMBERED_SPEAKERS = 50  # whose streams are shown first where there are too many
@@ -111,6 +112,10 @@ class Conference:
         self._peak = max(self._peak, len({each.peer for each in self.participants} | beyond))
         if len(self._people) < MAX_NAMED:
             self._people |= {device.user_id for device in (beyond if leg.trunk else (leg.peer,))}
+
+    def view(self, now: float) -> CallView:
+        """What it has been so far."""
+        return CallView(self.key, now - self.since, len(self._people), self._peak)
 
     def ended(self, now: float) -> None:
         """The last leg has left."""

@@ -31,7 +31,7 @@ from .sequence import Sequencer
 from .shares import Shares
 from .trunks import Trunks
 from .usage import sizes
-from .view import FocusView, LinkView, TrackView
+from .view import CallView, FocusView, LinkView, TrackView
 
 MAX_ROUNDS = 4  # of settling trunks after one event
 
@@ -120,6 +120,10 @@ class Focus:
     def redacted(self, redaction: ev.Redacted) -> bool:
         """Whether this redaction emptied its sender's own member event."""
         return self._room_state.redacted(redaction)
+
+    def calls(self, now: float) -> tuple[CallView, ...]:
+        """The calls that go on."""
+        return tuple(conference.view(now) for conference in self._books.conferences.values())
 
     def hears(self, leg_id: LegId, size: int, now: float) -> bool:
         """Whether this leg may say so many bytes more on its data channel now; that counts as said."""

@@ -45,6 +45,16 @@ class TrackView:
 
 
 @dataclass(frozen=True, slots=True)
+class CallView:
+    """What a call that goes on has been so far."""
+
+    conference: ConferenceKey
+    seconds: float  # since somebody was in it
+    people: int  # who were, each once, also at other foci
+    peak: int  # devices at a time
+
+
+@dataclass(frozen=True, slots=True)
 class LinkView:
     """What one conference has to do with one other focus that it is wanted with."""
 

@@ -19,15 +19,16 @@ from ..core import orders
 from ..core.commands import ConferenceEnded, Count
 from ..core.ids import ConferenceKey, DeviceId, Kind, LegId, UserId
 from ..core.policy import Policy
-from ..core.view import FocusView, LinkView, TrackView
+from ..core.view import CallView, FocusView, LinkView, TrackView
 from ..findings import Finding
 from ..matrix import Matrix, UnavailableError
 from ..matrix import RefusedError as HomeserverRefusedError
 from ..media import Media
 from ..metrics import Metrics
 from ..runtime import Runtime
-from ..store import AuditEntry, AwayError, EndedCall, Store, Stored, StoredBan
+from ..store import AuditEntry, AwayError, Store, Stored, StoredBan
 from .bans import Bans
+from .history import History
 from .load import Rates, limits_of
 from .watch import Watch
 
@@ -90,6 +91,7 @@ class FocusOperations:
         self._notify_rooms: set[str] = set()
         self._rates = Rates()
         self._watch = Watch(config.bot.notices)
+        self._history = History(parts.store)
 
     # ------------------------------------------------------------ keeping
 
@@ -109,6 +111,7 @@ class FocusOperations:
                 self._adopt()
             with suppress(RuntimeError):  # the media core has failed, and the process ends
                 self._rates.sample(now, self._media.published()[0], time.process_time())
+            self._history.look(self._runtime.calls(), now, _now_ms())
             self._watch.links(self._runtime.links(), now)
             self._tell(self._watch.notices.take(now))
             await asyncio.sleep(TICK)
@@ -165,12 +168,10 @@ class FocusOperations:
 
     def conference_ended(self, ended: ConferenceEnded, bytes_in: int, bytes_out: int) -> None:
         """A call is over."""
-        now_ms, key = _now_ms(), ended.conference
-        figures = len(ended.people), ended.peak
-        log.info("call ended after %s: %d people, at most %d devices at a time", duration(ended.seconds), *figures)
-        started_ms = now_ms - round(ended.seconds * 1000)
-        ended_call = EndedCall(key.room_id, key.conf_id, started_ms, now_ms, *figures, bytes_in, bytes_out)
-        self._store.put_ended_call(ended_call)
+        call = CallView(ended.conference, ended.seconds, len(ended.people), ended.peak)
+        said = "call ended after %s: %d people, at most %d devices at a time"
+        log.info(said, duration(call.seconds), call.people, call.peak)
+        self._history.ended(call, bytes_in, bytes_out, _now_ms())
 
     # ------------------------------------------------------------ to see
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter as Tally
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import assert_never
 
@@ -187,6 +187,12 @@ class Executor:
                     self._leave_group(closed)
             case _:
                 assert_never(command)
+
+    def bytes_of(self, conference: ConferenceKey, traffic: Mapping[LegId, tuple[int, int]]) -> tuple[int, int]:
+        """How much came and went in a conference so far; `traffic`: of each leg that is up."""
+        came, went = self._bytes.get(conference, (0, 0))
+        live = [traffic.get(leg, (0, 0)) for leg, each in self._connections.items() if each.conference == conference]
+        return came + sum(each[0] for each in live), went + sum(each[1] for each in live)
 
     def _add_up(self, leg: LegId) -> None:
         """Keep how much a leg that ends has sent and received, until its conference is over."""

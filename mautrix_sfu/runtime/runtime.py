@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from ..core.ids import LegId, Mid, RoomId
 from ..core.policy import Policy
 from ..core.rate import Rate
 from ..core.sequence import without_stale_invites
-from ..core.view import FocusView, LinkView, TrackView
+from ..core.view import CallView, FocusView, LinkView, TrackView
 from ..logs import Concern, concerning
 from ..matrix import Message
 from ..metrics import Metrics
@@ -83,6 +83,7 @@ class Runtime:
         self._stopped = False
         self._idle: asyncio.Event | None = None  # set when nobody is in a call any more
         self.homeserver_up = True
+        self._traffic: Mapping[LegId, tuple[int, int]] = {}  # bytes from and to each leg, as measured last
         self._load: str | None = None  # why no new legs are taken: too much to do
         self._database: str | None = None  # or nowhere to keep them
 
@@ -104,6 +105,14 @@ class Runtime:
     def view(self) -> FocusView:
         """What an operator may see of the calls."""
         return self._focus.view(self._clock())
+
+    def calls(self) -> list[tuple[CallView, int, int]]:
+        """The calls that go on, and the bytes that came and went in each so far."""
+        found = self._focus.calls(self._clock())
+        executor = self._executor
+        if executor is None:
+            return []
+        return [(call, *executor.bytes_of(call.conference, self._traffic)) for call in found]
 
     def tracks(self, leg: LegId) -> tuple[TrackView, ...]:
         """What an operator may see of what a leg publishes."""
@@ -129,6 +138,8 @@ class Runtime:
         if isinstance(event, orders.OverloadChanged):
             self._load = event.cause
             event = orders.OverloadChanged(self._load or self._database)
+        elif isinstance(event, orders.Traffic):
+            self._traffic = event.legs
         self._feed(event)
 
     def on_database(self, up: bool) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -44,6 +44,7 @@ class Store:
     def __init__(self, database: Database, writer: Writer) -> None:
         self._writer = writer
         self._statements = Statements(database.insert)
+        self._running: set[int] = set()  # numbers of calls that go on
         self._sequences: Counter[Table] = Counter()  # the last number that each table's rows were given
 
     @classmethod
@@ -125,7 +126,7 @@ class Store:
 
     async def ended_calls(self, limit: int) -> list[EndedCall]:
         """The calls that ended last, the newest first; raises FatalError, or AwayError."""
-        (rows,) = await self._writer.read(_newest(ended_call, limit))
+        (rows,) = await self._writer.read(_newest(ended_call, limit, "ended_ms", self._running))
         return [EndedCall(**row._mapping) for row in rows]
 
     # ------------------------------------------------------------ writing
@@ -173,9 +174,19 @@ class Store:
         clipped = replace(entry, command=entry.command[:MAX_TEXT], outcome=entry.outcome[:MAX_TEXT])
         self._writer.write(*self._statements.add_audit(clipped, self._next(audit)))
 
-    def put_ended_call(self, call: EndedCall) -> None:
-        """Keep that a call is over; so old or so many as nobody needs are forgotten."""
-        self._writer.write(*self._statements.add_ended_call(call, self._next(ended_call)))
+    def put_running_call(self, call: EndedCall, number: int | None = None) -> int:
+        """Keep what a call is so far, under its number: if this process is killed, it was over then."""
+        number = self._next(ended_call) if number is None else number
+        self._running.add(number)
+        self._writer.write(*self._statements.add_ended_call(call, number))
+        return number
+
+    def put_ended_call(self, call: EndedCall, number: int | None = None) -> None:
+        """Keep that a call is over, in place of what it was so far; the oldest are forgotten."""
+        if number is not None:
+            self._running.discard(number)
+        number = self._next(ended_call) if number is None else number
+        self._writer.write(*self._statements.add_ended_call(call, number))
 
     def put_notify_room(self, room_id: str) -> None:
         """Keep that a room wants to be told what happens."""
@@ -214,9 +225,10 @@ class Store:
         return self._sequences[table]
 
 
-def _newest(table: Table, limit: int) -> Select[Any]:
+def _newest(table: Table, limit: int, when: str = "sequence", without: Collection[int] = ()) -> Select[Any]:
     told = [column for column in table.columns if column is not table.c.sequence]
-    return select(*told).order_by(table.c.sequence.desc()).limit(limit)
+    wanted = select(*told).order_by(table.c[when].desc(), table.c.sequence.desc()).limit(limit)
+    return wanted.where(table.c.sequence.not_in(without)) if without else wanted
 
 
 async def migrate(url: str) -> str:

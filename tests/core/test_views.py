@@ -8,6 +8,7 @@ from mautrix_sfu.core import commands as cmd
 from mautrix_sfu.core import events as ev
 from mautrix_sfu.core.cascade import Cascade
 from mautrix_sfu.core.ids import ConferenceKey, Kind, LegId
+from mautrix_sfu.core.view import CallView
 
 from .script import ALICE, BOB, CAROL, CONF, FOCUS, OTHER_FOCUS, OTHER_ROOM, ROOM, Script, camera, of, one
 
@@ -25,8 +26,10 @@ def test_a_call_that_is_over_is_told_once_with_its_length_its_people_and_how_man
     script.wait(5)
     script.unlist(BOB)
     assert not of(script.commands, cmd.ConferenceEnded)
+    assert script.focus.calls(script.now) == (CallView(KEY, 35.0, 3, 2),)
     people = (ALICE.user_id, BOB.user_id, CAROL.user_id)
     assert one(script.unlist(CAROL), cmd.ConferenceEnded) == cmd.ConferenceEnded(KEY, 35.0, people, 2)
+    assert script.focus.calls(script.now) == ()
     script.join(ALICE, "again")
     script.wait(1)
     assert one(script.unlist(ALICE), cmd.ConferenceEnded).seconds == pytest.approx(1), "the next one is another"

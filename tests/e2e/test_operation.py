@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import re
 import signal
+import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
@@ -213,9 +215,21 @@ async def test_at_sigterm_everybody_is_told_and_it_ends_in_order(call: Call) -> 
     await bob.until(lambda: bob.video_of(alice).packets > 10, what="the call goes on")
 
 
+def kept_calls(focus: FocusProcess, conf_id: str) -> list[tuple[int, int]]:
+    """When each call of this id began and ended, as far as the database knows."""
+    with contextlib.closing(sqlite3.connect(f"file:{focus.directory / 'focus.db'}?mode=ro", uri=True)) as database:
+        query = "SELECT started_ms, ended_ms FROM ended_call WHERE conf_id = ?"
+        return [(started, ended) for started, ended in database.execute(query, (conf_id,))]
+
+
 async def test_after_a_kill_everybody_gets_a_hangup_without_seq_and_comes_back(call: Call) -> None:
     focus = call.deployment.focus
     alice, bob = await call.joined("alice", "bob")
+
+    async def noted() -> bool:
+        return bool(kept_calls(focus, call.conf_id))
+
+    await eventually(noted, what="a call that goes on is in the history, should it be cut")
     focus.kill()
     began = time.monotonic()
     await focus.start()
@@ -227,6 +241,11 @@ async def test_after_a_kill_everybody_gets_a_hangup_without_seq_and_comes_back(c
     await call.join(alice, bob)
     await bob.subscribe_to(alice)
     await bob.until(lambda: bob.video_of(alice).key_frames, what="media")
+
+    async def noted_anew() -> bool:
+        return len(kept_calls(focus, call.conf_id)) == 2
+
+    await eventually(noted_anew, what="what went on after the kill is another call")
     print(f"media again {time.monotonic() - began:.1f} s after the start of the new process")
 
 

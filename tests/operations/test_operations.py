@@ -20,9 +20,10 @@ from mautrix_sfu.core import orders
 from mautrix_sfu.core.commands import ConferenceEnded, Count, Counter
 from mautrix_sfu.core.ids import ConferenceKey, ConfId, Device, DeviceId, LegId, RoomId, UserId
 from mautrix_sfu.core.usage import PASSING
-from mautrix_sfu.core.view import FocusView, LegView, LinkView
+from mautrix_sfu.core.view import CallView, FocusView, LegView, LinkView
 from mautrix_sfu.errors import ExitCode
 from mautrix_sfu.operations import FocusOperations, Parts, Reloaded
+from mautrix_sfu.operations.history import KEEP, History
 from mautrix_sfu.operations.load import WINDOW, Number, Rates, limits_of
 from mautrix_sfu.operations.watch import Watch
 from mautrix_sfu.store import AwayError, Store
@@ -45,6 +46,7 @@ class Runtime:
         self.policy = policy_of(config)
         self.said: list[orders.OperatorEvent] = []
         self.links_: list[LinkView] = []
+        self.calls_: list[tuple[CallView, int, int]] = []
 
     def operate(self, event: orders.OperatorEvent) -> None:
         self.said.append(event)
@@ -56,6 +58,9 @@ class Runtime:
 
     def links(self) -> list[LinkView]:
         return self.links_
+
+    def calls(self) -> list[tuple[CallView, int, int]]:
+        return self.calls_
 
 
 class Matrix:
@@ -214,6 +219,28 @@ async def test_ended_calls_and_the_audit_are_kept(start: Start) -> None:
     assert (call.bytes_in, call.bytes_out) == (1000, 2000)
     (line,) = await again.operations.audit(5)
     assert (line.by, line.room_id, line.command, line.outcome) == (ADMIN, "!ops", "kick @a", "refused")
+
+
+async def test_a_call_that_a_kill_cuts_is_in_the_history_as_it_was_last(start: Start, tmp_path: Path) -> None:
+    focus = await start()
+    history = History(focus.store)
+    history.look([(CallView(KEY, 5.0, 1, 1), 10, 20)], 100.0, 1_000_000)
+    history.look([(CallView(KEY, 9.0, 2, 2), 50, 60)], 104.0, 1_004_000)  # too early to be kept
+    assert await focus.operations.history(5) == [], "it goes on"
+    history.look([(CallView(KEY, 95.0, 4, 3), 100, 200)], 100.0 + KEEP, 1_090_000)
+    (call,) = await (await start()).operations.history(5)
+    assert (call.conf_id, call.started_ms, call.ended_ms) == ("c", 995_000, 1_090_000)
+    assert (call.people, call.peak, call.bytes_in, call.bytes_out) == (4, 3, 100, 200)
+
+
+async def test_a_call_that_ends_is_in_the_history_once_in_the_order_of_ends(start: Start) -> None:
+    focus = await start()
+    history, other = History(focus.store), ConferenceKey(RoomId("!r:example.org"), ConfId("other"))
+    for key in (KEY, other):
+        history.look([(CallView(key, 1.0, 1, 1), 0, 0)], 1.0, 1_000_000)
+    history.ended(CallView(other, 2.0, 1, 1), 1, 1, 1_001_000)
+    history.ended(CallView(KEY, 3.0, 1, 1), 2, 2, 1_002_000)
+    assert [call.conf_id for call in await (await start()).operations.history(5)] == ["c", "other"]
 
 
 # ---------------------------------------------------------------- what is told unasked
