@@ -311,7 +311,7 @@ class _Focus:
         if event.get("type") == "m.room.message" and self._bot is not None:
             self._bot.take(event)
         elif self._operations is not None and event["content"].get("membership") in ("leave", "ban"):
-            self._operations.set_notify(event["room_id"], False)
+            self._operations.set_notify(event["room_id"], None)
 
     def counted(self, what: Count) -> None:
         """Learn of something that the core counted."""

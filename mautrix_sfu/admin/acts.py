@@ -228,7 +228,7 @@ async def notify(request: Request, operations: Operations) -> Reply:
         case []:
             pass
         case [("on" | "off") as word]:
-            operations.set_notify(request.room_id, word == "on")
+            operations.set_notify(request.room_id, request.sender if word == "on" else None)
         case _:
             raise UsageError
     on = operations.notifies(request.room_id)

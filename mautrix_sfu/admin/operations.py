@@ -164,8 +164,8 @@ class Operations(Protocol):
     async def reload(self) -> Sequence[str]:
         """Take the configuration file anew; what has changed, line by line."""
 
-    def set_notify(self, room_id: str, on: bool) -> None:
-        """Tell a room what happens, or stop."""
+    def set_notify(self, room_id: str, by: str | None) -> None:
+        """Tell a room what happens, by the word of this admin; None: no more."""
 
     def notifies(self, room_id: str) -> bool:
         """Whether a room is told what happens."""

@@ -88,7 +88,7 @@ class FocusOperations:
         self._started = time.monotonic()
         self._bans = Bans()
         self._limits: dict[str, int] = {}  # that a command changed
-        self._notify_rooms: set[str] = set()
+        self._notify_rooms: dict[str, str | None] = {}  # and who asked
         self._rates = Rates()
         self._watch = Watch(config.bot.notices)
         self._history = History(parts.store)
@@ -98,7 +98,7 @@ class FocusOperations:
     def restore(self, stored: Stored) -> None:
         """Take what a restart did not lose, before anybody is served."""
         self._bans = Bans(stored.bans)
-        self._notify_rooms = set(stored.notify_rooms)
+        self._notify_rooms = dict(stored.notify_rooms)
         self._lift_expired()
         self._adopt()
         self._watch.started(__version__, len(stored.legs), time.monotonic())
@@ -121,7 +121,9 @@ class FocusOperations:
         self._tell([f"mautrix-sfu {__version__} is stopping."])
 
     def _tell(self, said: Sequence[str]) -> None:
-        for room_id in self._notify_rooms & self._matrix.bot_rooms if said else ():
+        for room_id in self._notify_rooms.keys() & self._matrix.bot_rooms if said else ():
+            if not self.notifies(room_id):
+                continue
             for content in lines(said).contents():
                 self._matrix.send_message(room_id, content)
 
@@ -319,18 +321,19 @@ class FocusOperations:
         said = [f"in force now: {path}" for path in done.live]
         return said + [f"in force after a restart: {path}" for path in done.restart]
 
-    def set_notify(self, room_id: str, on: bool) -> None:
-        """Tell a room what happens, or stop."""
-        if on:
-            self._notify_rooms.add(room_id)
-            self._store.put_notify_room(room_id)
+    def set_notify(self, room_id: str, by: str | None) -> None:
+        """Tell a room what happens, by the word of this admin; None: no more."""
+        if by is not None:
+            self._notify_rooms[room_id] = by
+            self._store.put_notify_room(room_id, by)
         elif room_id in self._notify_rooms:
-            self._notify_rooms.discard(room_id)
+            del self._notify_rooms[room_id]
             self._store.delete_notify_room(room_id)
 
     def notifies(self, room_id: str) -> bool:
-        """Whether a room is told what happens."""
-        return room_id in self._notify_rooms
+        """Whether a room is told what happens: only as long as who asked is an admin."""
+        by = self._notify_rooms.get(room_id)
+        return room_id in self._notify_rooms and (by is None or self.permission(by) >= Permission.ADMIN)
 
     def put_audit(self, by: str, room_id: str, command: str, outcome: str) -> None:
         """Keep what an admin did."""

@@ -63,4 +63,5 @@ class Stored:
     facts: list[StoredFact]  # in order of receipt
     legs: list[StoredLeg]
     bans: list[StoredBan] = field(default_factory=list)
-    notify_rooms: list[str] = field(default_factory=list)  # that asked to be told what happens
+    # That asked to be told what happens, and which admin did; None: before this was kept.
+    notify_rooms: dict[str, str | None] = field(default_factory=dict)

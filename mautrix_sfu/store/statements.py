@@ -89,9 +89,9 @@ class Statements:
         """A ban."""
         return Write(self._delete_ban, {"key_who": who}, ("ban", who))
 
-    def put_notify_room(self, room_id: str) -> Write:
-        """A room."""
-        return Write(self._put_notify_room, {"room_id": room_id}, ("notify", room_id))
+    def put_notify_room(self, room_id: str, by: str) -> Write:
+        """A room, and who asked."""
+        return Write(self._put_notify_room, {"room_id": room_id, "by": by}, ("notify", room_id))
 
     def delete_notify_room(self, room_id: str) -> Write:
         """A room."""

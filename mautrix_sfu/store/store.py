@@ -98,7 +98,7 @@ class Store:
             select(room_fact).order_by(room_fact.c.sequence),
             select(leg),
             select(ban).order_by(ban.c.since_ms),
-            select(notify_room.c.room_id),
+            select(notify_room),
         )
         return Stored(
             position[0].position if position else None,
@@ -116,7 +116,7 @@ class Store:
                 for row in legs
             ],
             [StoredBan(**row._mapping) for row in bans],
-            [row.room_id for row in rooms],
+            {row.room_id: row.by for row in rooms},
         )
 
     async def audit(self, limit: int) -> list[AuditEntry]:
@@ -188,9 +188,9 @@ class Store:
         number = self._next(ended_call) if number is None else number
         self._writer.write(*self._statements.add_ended_call(call, number))
 
-    def put_notify_room(self, room_id: str) -> None:
-        """Keep that a room wants to be told what happens."""
-        self._writer.write(self._statements.put_notify_room(room_id))
+    def put_notify_room(self, room_id: str, by: str) -> None:
+        """Keep that a room wants to be told what happens, by this admin's word."""
+        self._writer.write(self._statements.put_notify_room(room_id, by))
 
     def delete_notify_room(self, room_id: str) -> None:
         """Keep that a room wants to be told nothing any more."""

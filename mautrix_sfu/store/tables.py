@@ -117,5 +117,6 @@ notify_room = Table(
     "notify_room",
     metadata,
     Column("room_id", Name, primary_key=True),
+    Column("by", Name),  # null: asked before this was kept
     comment="Rooms that asked to be told what happens",
 )

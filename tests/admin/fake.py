@@ -147,8 +147,8 @@ class Fake:
             raise RefusedError("The file is refused: media.port")
         return self.changed
 
-    def set_notify(self, room_id: str, on: bool) -> None:
-        (self.rooms.add if on else self.rooms.discard)(room_id)
+    def set_notify(self, room_id: str, by: str | None) -> None:
+        (self.rooms.add if by is not None else self.rooms.discard)(room_id)
 
     def notifies(self, room_id: str) -> bool:
         return room_id in self.rooms

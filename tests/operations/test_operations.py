@@ -248,8 +248,8 @@ async def test_a_call_that_ends_is_in_the_history_once_in_the_order_of_ends(star
 
 async def test_rooms_that_asked_are_told_of_a_start_and_the_end_also_after_a_restart(start: Start) -> None:
     focus = await start()
-    focus.operations.set_notify("!ops:example.org", True)
-    focus.operations.set_notify("!left:example.org", True)  # the bot is not in it any more
+    focus.operations.set_notify("!ops:example.org", ADMIN)
+    focus.operations.set_notify("!left:example.org", ADMIN)  # the bot is not in it any more
     again = await start()
     working = asyncio.create_task(again.operations.work())
     async with asyncio.timeout(45):
@@ -260,8 +260,20 @@ async def test_rooms_that_asked_are_told_of_a_start_and_the_end_also_after_a_res
     assert [room for room, _ in again.matrix.sent] == ["!ops:example.org"] * 2
     assert "has started." in again.matrix.sent[0][1]
     assert "is stopping" in again.matrix.sent[1][1]
-    again.operations.set_notify("!ops:example.org", False)
+    again.operations.set_notify("!ops:example.org", None)
     assert not (await start()).operations.notifies("!ops:example.org")
+
+
+async def test_a_room_is_told_nothing_more_when_who_asked_is_no_admin_any_more(start: Start) -> None:
+    focus = await start()
+    focus.operations.set_notify("!ops:example.org", ADMIN)
+    focus.operations.reconfigure(parse(load_yaml(CONFIG.replace(f'"{ADMIN}": admin', '"@other:example.org": admin'))))
+    assert not focus.operations.notifies("!ops:example.org")
+    focus.operations.stopping()
+    assert focus.matrix.sent == []
+    focus.operations.set_notify("!ops:example.org", "@other:example.org")
+    focus.operations.stopping()
+    assert [room for room, _ in focus.matrix.sent] == ["!ops:example.org"]
 
 
 def watch() -> Watch:

@@ -235,18 +235,18 @@ async def test_bans_and_rooms_to_notify_survive_and_can_be_lifted(store: Store, 
     renewed = StoredBan("evil.example", 200, "@other:example.org", "again", 3)
     store.put_ban(renewed)
     for room in (ROOM, ROOM, "!other:example.org"):
-        store.put_notify_room(room)
+        store.put_notify_room(room, "@admin:example.org")
     await store.close()
     again = await Store.open(url, migrate=False, on_fatal=pytest.fail)
     stored = await again.load()
     assert stored.bans == [ban, renewed]
-    assert sorted(stored.notify_rooms) == ["!other:example.org", ROOM]
+    assert stored.notify_rooms == dict.fromkeys(("!other:example.org", ROOM), "@admin:example.org")
     again.delete_ban("evil.example")
     again.delete_notify_room(ROOM)
     again.delete_notify_room("!unknown:example.org")
     stored = await again.load()
     assert stored.bans == [ban]
-    assert stored.notify_rooms == ["!other:example.org"]
+    assert stored.notify_rooms == {"!other:example.org": "@admin:example.org"}
     await again.close()
 
 
