@@ -35,6 +35,7 @@ if [ "$what" = test ]; then
     has systemd-analyze || packages+=(systemd)
     has nginx || [ -x /usr/sbin/nginx ] || packages+=(nginx-light)
     has caddy || packages+=(caddy)
+    has docker-compose || packages+=(docker-compose) # its schema of compose.yaml; no engine comes with it
     has postgres || ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || packages+=(postgresql)
 fi
 

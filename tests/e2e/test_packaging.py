@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import subprocess
 import tarfile
 import tempfile
@@ -16,6 +17,8 @@ import pytest
 from ruamel.yaml import YAML
 
 from mautrix_sfu import __version__
+from mautrix_sfu.config import example_text
+from mautrix_sfu.config.options import load_yaml
 from scripts.image_steps import Build, Context, Stage, instructions
 from tests.support.calls import Call
 from tests.support.focus import ROOT, Deployment
@@ -42,6 +45,61 @@ def test_what_compose_mounts_and_builds_is_there() -> None:
                 assert source in compose()["volumes"]
         for other in service.get("depends_on", {}):
             assert other in services
+
+
+def composed(text: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """What Compose itself makes of a file: it checks it against its schema, and needs no engine for that."""
+    tool = shutil.which("docker-compose")
+    if tool is None:
+        pytest.skip("docker-compose is missing: scripts/prerequisites.sh test says what installs it")
+    command = [tool, "--project-directory", str(ROOT), "--file", "-", "config"]
+    env = {"PATH": os.environ["PATH"], **environment}
+    return subprocess.run(command, input=text, env=env, capture_output=True, text=True, check=False)
+
+
+def test_compose_takes_the_file_and_wants_its_passwords() -> None:
+    text = (ROOT / "compose.yaml").read_text()
+    passwords = {"POSTGRES_PASSWORD": "first", "GRAFANA_PASSWORD": "second"}
+    done = composed(text, **passwords)
+    assert done.returncode == 0, done.stderr
+    services = YAML(typ="safe", pure=True).load(done.stdout)["services"]
+    assert services["postgres"]["environment"]["POSTGRES_PASSWORD"] == "first"
+    assert services["grafana"]["environment"]["GF_SECURITY_ADMIN_PASSWORD"] == "second"
+    for name in passwords:
+        without = composed(text, **{other: value for other, value in passwords.items() if other != name})
+        assert without.returncode != 0
+        assert "set it in .env" in without.stderr
+    assert composed(text.replace("read_only: true", "readonly: true"), **passwords).returncode != 0, "it is looked at"
+
+
+def test_compose_fits_the_configurations_that_it_mounts_and_the_ports_of_the_focus() -> None:
+    yaml, services = YAML(typ="safe", pure=True), compose()["services"]
+    ours = load_yaml(example_text())
+    published = [port.partition("/")[0].split(":")[-1] for port in services["mautrix-sfu"]["ports"]]
+    assert published == [str(ours["media"]["port"]), str(ours["http"]["port"])]
+    mounts = {
+        name: dict(reversed(mount.split(":")[:2]) for mount in service.get("volumes", []))
+        for name, service in services.items()
+    }
+    prometheus, grafana = mounts["prometheus"], mounts["grafana"]
+    (config,) = [word.partition("=")[2] for word in services["prometheus"]["command"] if "config.file" in word]
+    scraped = yaml.load(ROOT / prometheus[config])
+    for rules in scraped["rule_files"]:
+        assert str(Path(config).parent / rules) in prometheus
+    assert scraped["scrape_configs"][0]["static_configs"][0]["targets"] == [f"mautrix-sfu:{ours['metrics']['port']}"]
+    provisioned = "/etc/grafana/provisioning"
+    (source,) = yaml.load(ROOT / grafana[f"{provisioned}/datasources/prometheus.yaml"])["datasources"]
+    assert source["url"] == "http://prometheus:9090"
+    (provider,) = yaml.load(ROOT / grafana[f"{provisioned}/dashboards/mautrix-sfu.yaml"])["providers"]
+    assert [target for target in grafana if target.startswith(provider["options"]["path"] + "/")]
+    waited = {
+        other
+        for service in services.values()
+        if isinstance(needed := service.get("depends_on", {}), dict)
+        for other, how in needed.items()
+        if how["condition"] == "service_healthy"
+    }
+    assert {name for name in waited if "healthcheck" not in services[name]} == {"synapse"}, "whose image has one"
 
 
 def test_compose_waits_for_a_drain_and_gives_the_focus_no_rights() -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import signal
 import socket
+import subprocess
 import time
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from urllib.parse import quote
 
 import asyncpg
@@ -19,7 +22,7 @@ from mautrix_sfu.store import AwayError, Store, mautrix_database, schema, writer
 from mautrix_sfu.store import postgres as postgres_module
 from tests.store.conftest import KeptByServer
 from tests.store.test_store import CALL, ROOM, Fatal, entry, leg, reopened
-from tests.support.postgres import PASSWORD, Postgres
+from tests.support.postgres import PASSWORD, USER, Postgres
 from tests.support.synapse import free_port
 
 pytestmark = pytest.mark.postgresql
@@ -447,3 +450,21 @@ async def reopened_after_migration(url: str) -> None:
     store = await Store.open(url, migrate=True, on_fatal=pytest.fail)
     await store.close()
     await reopened(url)
+
+
+# ---------------------------------------------------------------- with compose
+
+
+async def test_what_compose_runs_at_the_first_start_makes_a_database_for_the_focus(postgres: Postgres) -> None:
+    postgres.start()
+    script = Path(__file__).parents[2] / "contrib/compose/databases.sh"
+    server = {"PGHOST": "127.0.0.1", "PGPORT": str(postgres.port), "PGPASSWORD": PASSWORD}
+    env = {"PATH": os.environ["PATH"], "POSTGRES_USER": USER, "POSTGRES_PASSWORD": 'it\'s "secret"', **server}
+    done = await asyncio.to_thread(subprocess.run, ["bash", str(script)], env=env, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    try:
+        url = postgres.url("mautrix_sfu", "mautrix_sfu", quote('it\'s "secret"'))
+        store = await Store.open(url, True, pytest.fail)
+        await store.close()
+    finally:
+        await postgres.execute("postgres", "DROP DATABASE mautrix_sfu", "DROP USER mautrix_sfu")
