@@ -16,7 +16,7 @@ from tests.support.calls import Call
 from tests.support.focus import Deployment
 
 WITHIN = 20.0
-STAGES = ("answer", "ice", "open", "shown", "subscribed", "offer", "track", "frame")
+STAGES = ("answer", "ice", "open", "shown", "subscribed", "offer", "track", "agreed", "received", "frame")
 MEANING = {
     "answer": "the focus's answer is there",
     "ice": "ICE is connected",
@@ -25,6 +25,8 @@ MEANING = {
     "subscribed": "the page subscribes",
     "offer": "the focus's offer",
     "track": "the track",
+    "agreed": "the page's answer",
+    "received": "the first frame has arrived",
     "frame": "the first frame is shown",
 }
 
@@ -48,7 +50,10 @@ _NOTES = """() => {
     this.addEventListener("iceconnectionstatechange", () => this.iceConnectionState === "connected" && note("ice"));
     this.addEventListener("track", () => note("track"));
   });
-  wrap(RTCDataChannel.prototype, "send", (text) => text.includes("track_subscription") && note("subscribed"));
+  wrap(RTCDataChannel.prototype, "send", (text) => {
+    if (text.includes("m.call.track_subscription")) note("subscribed");
+    else if (text.includes('"answer"')) note("agreed");
+  });
   const { createDataChannel } = RTCPeerConnection.prototype;
   RTCPeerConnection.prototype.createDataChannel = function (...given) {
     const channel = createDataChannel.apply(this, given);
@@ -60,7 +65,10 @@ _NOTES = """() => {
     for (const video of document.querySelectorAll(".tile:not(.own) video")) {
       if (watched.has(video)) continue;
       watched.add(video);
-      video.requestVideoFrameCallback(() => note("frame"));
+      video.requestVideoFrameCallback((_, { receiveTime }) => {
+        notes.at.received = receiveTime - notes.invited;
+        note("frame");
+      });
     }
   }).observe(document.documentElement, { childList: true, subtree: true, attributes: true });
 }"""

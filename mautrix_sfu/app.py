@@ -126,6 +126,7 @@ class _Focus:
                 starting.cancel()
             with suppress(asyncio.CancelledError):
                 await starting
+                self._runtime.garbage.begin()
                 log.info("mautrix-sfu %s is running as %s", __version__, _focus(self._config))
             await self._ended
             log.info("stopping")

@@ -20,6 +20,7 @@ from ..wire.dialling import usable_candidates
 from ..wire.negotiation import Negotiation
 from ..wire.plan import RemoteTransport
 from ..wire.sdp import SdpError
+from .garbage import Garbage
 from .journeys import Journeys, Stage
 from .ports import MatrixPort, MediaPort, Owner, RtcPort, StorePort
 
@@ -66,6 +67,7 @@ class Executor:
         edges: Edges,
         feed: Callable[[ev.Event], None],
         journeys: Journeys,
+        garbage: Garbage,
     ) -> None:
         self._policy = policy  # the one in force
         self._metrics = metrics
@@ -74,6 +76,7 @@ class Executor:
         self._owner = edges.owner
         self._feed = feed
         self._journeys = journeys
+        self._garbage = garbage
         self._connections: dict[LegId, _Connection] = {}
         self._writer = channel.MetadataWriter()
         self._groups: dict[ConferenceKey, int] = {}
@@ -185,6 +188,7 @@ class Executor:
                 closed = self._connections.pop(command.leg, None)
                 if closed is not None:
                     self._leave_group(closed)
+                    self._garbage.leg_ended(len(self._connections))
             case _:
                 assert_never(command)
 

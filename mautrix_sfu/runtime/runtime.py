@@ -28,6 +28,7 @@ from ..tracing import Trace, no_trace
 from ..wire import channel, room_events, to_device
 from ..wire.fields import MalformedError
 from .executor import Edges, Executor
+from .garbage import Garbage
 from .journeys import Journeys, Stage
 from .ports import MatrixPort, MediaPort, Owner, RtcPort, StorePort
 
@@ -62,6 +63,7 @@ class Runtime:
         wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
         trace: Callable[[Trace], None] = no_trace,
     ) -> None:
+        self.garbage = Garbage()
         self._policy = policy
         self._focus = Focus(policy)
         self._metrics = metrics
@@ -92,7 +94,13 @@ class Runtime:
         self._rtc, self._store = rtc, store
         edges = Edges(matrix, media, rtc, store, self._owner)
         self._executor = Executor(
-            lambda: self.policy, self._metrics, self._allow_private, edges, self._feed, self._journeys
+            lambda: self.policy,
+            self._metrics,
+            self._allow_private,
+            edges,
+            self._feed,
+            self._journeys,
+            self.garbage,
         )
 
     def restore(self, facts: Iterable[tuple[dict[str, Any], int]], legs: tuple[ev.StoredLeg, ...]) -> None:
@@ -186,6 +194,7 @@ class Runtime:
                 handle.cancel()
         if self._executor is not None:
             self._executor.stop()
+        self.garbage.stop()
 
     # ------------------------------------------------------------ from the Matrix edge
 
