@@ -150,12 +150,19 @@ async def test_a_leg_that_ends_in_one_thread_is_gone_in_all(focus: LoopbackFocus
         await until(lambda: seen(bob, mid).packets > 20, timeout=45)
         for leg in people:
             focus.rtc.close(leg)
-        counts = dict(bob.socket.counts)
-        await asyncio.sleep(0.4)
-        assert dict(bob.socket.counts) == counts
+        async with asyncio.timeout(45):  # what was sent before is read late on a busy machine
+            counts: dict[str, int] = {}
+            while counts != bob.socket.counts:
+                counts = dict(bob.socket.counts)
+                await asyncio.sleep(0.4)
         stats = focus.media.stats()
         assert stats["legs"] == stats["tracks"] == stats["forwards"] == 0
         assert focus.media.traffic() == []
+
+
+def shown_threads(media: Media) -> set[str]:
+    numbers, _ = media.published()
+    return {dict(labels)["thread"] for name, _, labels, _ in numbers if name.startswith("thread_cpu")}
 
 
 async def test_a_port_shared_among_threads_is_taken_for_others() -> None:
@@ -164,8 +171,6 @@ async def test_a_port_shared_among_threads_is_taken_for_others() -> None:
         for threads in (1, 2):
             with pytest.raises(OSError, match="in use"):
                 Media(media.local_addresses, threads)
-        numbers, _ = media.published()
-        threads_seen = {dict(labels)["thread"] for name, _, labels, _ in numbers if name.startswith("thread_cpu")}
-        assert threads_seen == {"0", "1"}, "each shows its own processor time"
+        await until(lambda: shown_threads(media) == {"0", "1"}, timeout=45)  # each its own processor time
     finally:
         media.shutdown()
