@@ -138,6 +138,8 @@ def targets(names: Sequence[str]) -> list[Callable[[], Target]]:
     """Those that are asked for."""
     known: dict[str, Callable[[], Target]] = {
         "focus": Focus,
+        "focus-2": lambda: Focus(2),
+        "focus-2-cores": lambda: Focus(2, (0, 1)),
         "ceiling": Ceiling,
         "janus": Janus,
         "janus-openssl": lambda: Janus(OPENSSL),
@@ -220,7 +222,10 @@ def main() -> None:
     """Measure everything; with --quick only whether it works."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="few people: the figures mean little")
-    parser.add_argument("--targets", help="of focus, ceiling, janus, janus-openssl; all that are there if not given")
+    parser.add_argument(
+        "--targets",
+        help="of focus, focus-2, focus-2-cores, ceiling, janus, janus-openssl; else those of the table",
+    )
     parser.add_argument("--part", choices=("all", "fan", "people"), default="all")
     arguments = parser.parse_args()
     if enter("bench.forward", sys.argv[1:]):

@@ -44,10 +44,14 @@ class Target(Protocol):
 
 
 class Focus:
-    """This project's focus without Matrix: bench/focus_process.py."""
+    """This project's focus without Matrix: bench/focus_process.py.
+
+    With two threads on two cores, one of them is the load generator's on a machine that has no more.
+    """
 
     def __init__(self, threads: int = 1, cores: Sequence[int] = (0,)) -> None:
-        self.name = "mautrix-sfu"
+        where = "" if len(cores) == 1 else f" on {len(cores)} cores"
+        self.name = "mautrix-sfu" + (f", {threads} threads{where}" if threads > 1 else "")
         self.profile = "SRTP_AEAD_AES_128_GCM"
         self._threads, self._cores = threads, cores
         self._people: list[LoadPeer] = []
