@@ -59,9 +59,13 @@ impl AsRawFd for EventFd {
 }
 
 /// Waits until one of the descriptors has one of its events, or the time is over. Interruptions count as nothing.
-pub fn poll(descriptors: &mut [libc::pollfd], timeout_millis: i32) -> io::Result<()> {
-    // SAFETY: pointer and length belong to one live slice.
-    let result = unsafe { libc::poll(descriptors.as_mut_ptr(), descriptors.len() as libc::nfds_t, timeout_millis) };
+pub fn poll(descriptors: &mut [libc::pollfd], timeout_micros: u64) -> io::Result<()> {
+    let (seconds, micros) = (timeout_micros / 1_000_000, timeout_micros % 1_000_000);
+    let timeout = libc::timespec { tv_sec: seconds as libc::time_t, tv_nsec: micros as libc::c_long * 1000 };
+    // SAFETY: pointer and length belong to one live slice, the timespec lives, and no signal mask is given.
+    let result = unsafe {
+        libc::ppoll(descriptors.as_mut_ptr(), descriptors.len() as libc::nfds_t, &raw const timeout, ptr::null())
+    };
     match check(result) {
         Err(error) if error.kind() == io::ErrorKind::Interrupted => {
             descriptors.iter_mut().for_each(|descriptor| descriptor.revents = 0);

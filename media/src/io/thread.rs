@@ -9,6 +9,7 @@ use std::sync::{Arc, LazyLock};
 use std::thread::JoinHandle;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use super::hold::Hold;
 use super::sys::{self, BATCH, Receiver, Sender};
 use super::traffic::Traffic;
 use super::{Connect, Mailbox, Message, Notice, Shared, lock};
@@ -16,16 +17,16 @@ use crate::engine::crossing::{Crossing, Seat};
 use crate::engine::outbox::{Message as Sending, Outbox, Path};
 use crate::engine::{Command, Engine, place};
 use crate::measure::Snapshot;
-use crate::time::{MILLISECOND, Time, WallClock};
+use crate::time::{MILLISECOND, SECOND, Time, WallClock};
 
 /// Seconds from NTP's epoch to Unix's.
 const NTP_EPOCH: u64 = 2_208_988_800;
 /// Longest sleep without a deadline; only a safety net, as everything that matters wakes the thread.
-const IDLE_MILLIS: i32 = 1000;
+const IDLE: u64 = SECOND;
 /// How often what was measured is put where others may read it.
 const PUBLISH: u64 = 100 * MILLISECOND;
 /// How long a full socket buffer is waited for before its datagrams are dropped.
-const SEND_PATIENCE_MILLIS: i32 = 2;
+const SEND_PATIENCE: u64 = 2 * MILLISECOND;
 /// Threads that have a name of their own in metrics.
 const MAX_NAMES: usize = 256;
 /// Rounds of one socket before the others, commands and deadlines get their turn.
@@ -67,6 +68,7 @@ pub fn spawn(index: usize, sockets: Vec<UdpSocket>, shared: Arc<Shared>, clock: 
         arrived: Crossing::default(),
         published: None,
         traffic: Traffic::default(),
+        hold: Hold::default(),
         stamps: Vec::new(),
         sender: Sender::new(),
         segments: true,
@@ -94,7 +96,8 @@ struct Worker {
     started: Instant,
     published: Option<Time>,
     traffic: Traffic,
-    stamps: Vec<(u64, u64)>, // of packets that came from other threads: when received, how often sent on
+    hold: Hold,
+    stamps: Vec<(u64, u64)>, // of packets that are due: when received, to how many
     sender: Sender,
     segments: bool, // messages of several datagrams are sent as such
 }
@@ -110,7 +113,10 @@ impl Worker {
         self.publish(self.now());
         loop {
             self.list_descriptors(&mut descriptors);
-            sys::poll(&mut descriptors, self.timeout_millis())?;
+            let slept = self.now();
+            sys::poll(&mut descriptors, self.timeout(slept))?;
+            let woke = self.now();
+            self.hold.on_wait(slept, woke);
             let [wake, sockets @ ..] = &descriptors[..] else { return Ok(()) };
             if wake.revents != 0 && !self.take_mail()? {
                 return Ok(());
@@ -126,6 +132,7 @@ impl Worker {
             }
             self.hand_over();
             self.flush()?;
+            self.send_on(now)?;
             self.publish(now);
             let events = self.engine.take_events();
             if !events.is_empty() {
@@ -142,9 +149,9 @@ impl Worker {
         descriptors.extend(all.map(|fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 }));
     }
 
-    fn timeout_millis(&self) -> i32 {
-        let now = self.now();
-        self.engine.deadline().map_or(IDLE_MILLIS, |deadline| deadline.since(now).div_ceil(1000) as i32)
+    fn timeout(&self, now: Time) -> u64 {
+        let deadlines = self.hold.deadline().into_iter().chain(self.engine.deadline());
+        deadlines.min().map_or(IDLE, |deadline| deadline.since(now))
     }
 
     fn mailbox(&self) -> &Mailbox {
@@ -160,18 +167,12 @@ impl Worker {
         let goes_on = self.take_messages()?;
         if goes_on && !arrived.is_empty() {
             let now = self.now();
-            let mut stamps = std::mem::take(&mut self.stamps);
+            let stamps = &mut self.stamps;
             self.engine.arrive(now, &mut arrived, |received, times| {
                 stamps.extend(received.filter(|_| times > 0).map(|received| (received, times)));
             });
-            self.engine.finish(now);
             self.hand_over();
-            self.flush()?;
-            let sent = sys::wall_nanos();
-            for (received, times) in stamps.drain(..) {
-                self.traffic.forwarding.observe(sent.saturating_sub(received) / 1000, times);
-            }
-            self.stamps = stamps;
+            self.send_on(now)?;
         }
         self.arrived = arrived;
         Ok(goes_on)
@@ -261,8 +262,7 @@ impl Worker {
             };
             self.traffic.receive_batches.observe(count as u64, 1);
             let now = self.now();
-            let mut forwarded = [0; BATCH];
-            for (index, forwarded) in forwarded[..count].iter_mut().enumerate() {
+            for index in 0..count {
                 let before = self.engine.placed;
                 self.engine.received = receiver.received_nanos(index);
                 if let Some((peer, datagrams)) = receiver.datagrams(index) {
@@ -271,19 +271,34 @@ impl Worker {
                         self.engine.datagram(now, Path { socket, peer }, datagram);
                     }
                 }
-                *forwarded = self.engine.placed - before;
+                let times = self.engine.placed - before;
+                if times > 0 {
+                    self.stamps.push((self.engine.received.unwrap_or(0), times));
+                }
             }
             self.hand_over(); // others can begin meanwhile
-            self.engine.finish(now);
-            self.flush()?;
-            let sent = sys::wall_nanos();
-            for (index, times) in forwarded.into_iter().enumerate().filter(|(_, times)| *times > 0) {
-                let micros = sent.saturating_sub(receiver.received_nanos(index).unwrap_or(sent)) / 1000;
-                self.traffic.forwarding.observe(micros, times);
-            }
             if count < BATCH {
-                break;
+                return self.send_on(now);
             }
+            self.send_all(now)?;
+        }
+        Ok(())
+    }
+
+    /// Sends what is due to subscribers, unless it waits for more that goes the same way.
+    fn send_on(&mut self, now: Time) -> io::Result<()> {
+        if self.stamps.is_empty() || self.hold.waits(now) { Ok(()) } else { self.send_all(now) }
+    }
+
+    /// Sends what is due to subscribers.
+    fn send_all(&mut self, now: Time) -> io::Result<()> {
+        self.engine.finish(now);
+        self.flush()?;
+        self.hold.end();
+        let sent = sys::wall_nanos();
+        for (received, times) in self.stamps.drain(..) {
+            let micros = if received == 0 { 0 } else { sent.saturating_sub(received) / 1000 };
+            self.traffic.forwarding.observe(micros, times);
         }
         Ok(())
     }
@@ -327,7 +342,7 @@ impl Worker {
                         }
                         waited = true;
                         let mut writable = [libc::pollfd { fd: socket.as_raw_fd(), events: libc::POLLOUT, revents: 0 }];
-                        sys::poll(&mut writable, SEND_PATIENCE_MILLIS)?;
+                        sys::poll(&mut writable, SEND_PATIENCE)?;
                     }
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                     Err(error) if first.datagrams() > 1 => {
