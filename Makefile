@@ -123,7 +123,7 @@ $(LIBSRTP): scripts/libsrtp_openssl.sh
 	@scripts/libsrtp_openssl.sh $(dir $@) || true
 
 test-packaging: build synapse prerequisites-test ## what is shipped, built from nothing: the image's steps, the source distribution (minutes)
-	@$(BIN)/python -m pytest -m packaging -n 2 --dist loadscope
+	@$(BIN)/python -m pytest -m packaging
 
 image-steps: $(VENV_STAMP) ## carry out the Dockerfile without an engine, on a copy of this machine (as root)
 	@$(BIN)/python -m scripts.image_steps
