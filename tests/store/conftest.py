@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
+import subprocess
+import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import asyncpg
 import pytest
 
+from mautrix_sfu.core.events import StoredLeg
+from mautrix_sfu.core.ids import CallId, ConfId, Device, DeviceId, RoomId, SessionId, UserId
+from mautrix_sfu.store import AuditEntry, Store, Stored
 from tests.support.postgres import Postgres
 
 
@@ -99,3 +106,61 @@ def kept(request: pytest.FixtureRequest) -> Kept:
 @pytest.fixture
 def url(kept: Kept) -> str:
     return kept.url
+
+
+# ---------------------------------------------------------------- what is kept in tests
+
+ROOM = "!room:example.org"
+CALL = "org.matrix.msc3401.call"
+
+
+def leg(user: str = "@a:example.org", call: str = "call1", room: str | None = ROOM) -> StoredLeg:
+    return StoredLeg(
+        room_id=None if room is None else RoomId(room),
+        conf_id=ConfId("conf"),
+        peer=Device(UserId(user), DeviceId("DEV")),
+        call_id=CallId(call),
+        remote_session=SessionId("theirs"),
+        local_session=SessionId("sfu"),
+    )
+
+
+def python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a program in a process of its own."""
+    return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+
+
+class Fatal:
+    """Takes what the store reports."""
+
+    def __init__(self) -> None:
+        self.messages: list[str] = []
+        self.told = asyncio.Event()
+
+    def __call__(self, message: str) -> None:
+        self.messages.append(message)
+        self.told.set()
+
+
+@pytest.fixture
+def fatal() -> Fatal:
+    return Fatal()
+
+
+@pytest.fixture
+async def store(url: str, fatal: Fatal) -> AsyncIterator[Store]:
+    opened = await Store.open(url, migrate=True, on_fatal=fatal)
+    yield opened
+    await opened.close()
+
+
+async def reopened(url: str) -> Stored:
+    store = await Store.open(url, migrate=False, on_fatal=pytest.fail)
+    try:
+        return await store.load()
+    finally:
+        await store.close()
+
+
+def entry(number: int, **changes: Any) -> AuditEntry:
+    return replace(AuditEntry(number, "@admin:example.org", ROOM, "end conf", "ended"), **changes)

@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from mautrix_sfu.store import Store, StoredBan
-from tests.store.conftest import KeptByServer, KeptInFile
-from tests.store.test_store import CALL, ROOM, leg
+from tests.store.conftest import CALL, ROOM, KeptByServer, KeptInFile, leg
 from tests.support.postgres import Postgres, binaries
 
 BAN = StoredBan("evil.example", None, "@admin:example.org", "spam", 1)

@@ -13,9 +13,8 @@ from mautrix.types import Membership, RoomID, UserID
 from mautrix.util.async_db import Connection, Database, Scheme, UpgradeTable
 
 from mautrix_sfu.store import Store, mautrix_database
-from tests.store.conftest import Kept
+from tests.store.conftest import ROOM, Kept, leg
 from tests.store.test_schema import TABLES, alembic
-from tests.store.test_store import ROOM, leg
 
 counters = UpgradeTable(version_table_name="counter_version")
 

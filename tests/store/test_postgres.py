@@ -20,8 +20,7 @@ from mautrix.util.async_db import UpgradeTable
 from mautrix_sfu.errors import ExitCode, FatalError
 from mautrix_sfu.store import AwayError, Store, mautrix_database, schema, writer
 from mautrix_sfu.store import postgres as postgres_module
-from tests.store.conftest import KeptByServer
-from tests.store.test_store import CALL, ROOM, Fatal, entry, leg, reopened
+from tests.store.conftest import CALL, ROOM, Fatal, KeptByServer, entry, leg, reopened
 from tests.support.postgres import PASSWORD, USER, Postgres
 from tests.support.synapse import free_port
 
@@ -31,11 +30,6 @@ pytestmark = pytest.mark.postgresql
 @pytest.fixture
 def kept(served: KeptByServer) -> KeptByServer:
     return served
-
-
-@pytest.fixture
-def fatal() -> Fatal:
-    return Fatal()
 
 
 class Away:

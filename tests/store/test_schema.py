@@ -12,8 +12,7 @@ from ruamel.yaml import YAML
 
 from mautrix_sfu.errors import ExitCode, FatalError
 from mautrix_sfu.store import AuditEntry, Store, Stored, StoredFact, migrate
-from tests.store.conftest import Kept
-from tests.store.test_store import CALL, ROOM, leg
+from tests.store.conftest import CALL, ROOM, Kept, leg
 from tests.support.postgres import PASSWORD
 
 ROOT = Path(__file__).parent.parent.parent

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -13,25 +12,12 @@ import pytest
 
 from mautrix_sfu.errors import ExitCode, FatalError
 from mautrix_sfu.store import Store
-from tests.store.conftest import KeptInFile
-from tests.store.test_store import CALL, ROOM, Fatal, leg, python, reopened
+from tests.store.conftest import CALL, ROOM, Fatal, KeptInFile, leg, python, reopened
 
 
 @pytest.fixture
 def kept(file: KeptInFile) -> KeptInFile:
     return file
-
-
-@pytest.fixture
-def fatal() -> Fatal:
-    return Fatal()
-
-
-@pytest.fixture
-async def store(url: str, fatal: Fatal) -> AsyncIterator[Store]:
-    opened = await Store.open(url, migrate=True, on_fatal=fatal)
-    yield opened
-    await opened.close()
 
 
 async def pragma(store: Store, text: str) -> Any:
@@ -59,7 +45,7 @@ async def test_a_full_disk_is_told_once_and_nobody_waits_for_ever(store: Store, 
 
 FULL = """
 import asyncio, resource, sys
-from tests.store.test_store import Store, ROOM, CALL
+from tests.store.conftest import Store, ROOM, CALL
 async def main():
     told = asyncio.get_running_loop().create_future()
     store = await Store.open(sys.argv[1], True, told.set_result)

@@ -6,71 +6,18 @@ import asyncio
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from mautrix_sfu.core.events import StoredLeg
-from mautrix_sfu.core.ids import CallId, ConfId, Device, DeviceId, RoomId, SessionId, UserId
+from mautrix_sfu.core.ids import ConfId, Device, DeviceId, UserId
 from mautrix_sfu.errors import ExitCode, FatalError
-from mautrix_sfu.store import AuditEntry, EndedCall, Store, Stored, StoredBan, StoredFact, migrate, statements
+from mautrix_sfu.store import EndedCall, Store, Stored, StoredBan, StoredFact, migrate, statements
 from mautrix_sfu.store.database import AwayError
 from mautrix_sfu.store.store import MAX_TEXT
 from mautrix_sfu.store.writer import Writer
-from tests.store.conftest import Kept
-
-ROOM = "!room:example.org"
-CALL = "org.matrix.msc3401.call"
-
-
-def leg(user: str = "@a:example.org", call: str = "call1", room: str | None = ROOM) -> StoredLeg:
-    return StoredLeg(
-        room_id=None if room is None else RoomId(room),
-        conf_id=ConfId("conf"),
-        peer=Device(UserId(user), DeviceId("DEV")),
-        call_id=CallId(call),
-        remote_session=SessionId("theirs"),
-        local_session=SessionId("sfu"),
-    )
-
-
-def python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run a program in a process of its own."""
-    return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
-
-
-class Fatal:
-    """Takes what the store reports."""
-
-    def __init__(self) -> None:
-        self.messages: list[str] = []
-        self.told = asyncio.Event()
-
-    def __call__(self, message: str) -> None:
-        self.messages.append(message)
-        self.told.set()
-
-
-@pytest.fixture
-def fatal() -> Fatal:
-    return Fatal()
-
-
-@pytest.fixture
-async def store(url: str, fatal: Fatal) -> AsyncIterator[Store]:
-    opened = await Store.open(url, migrate=True, on_fatal=fatal)
-    yield opened
-    await opened.close()
-
-
-async def reopened(url: str) -> Stored:
-    store = await Store.open(url, migrate=False, on_fatal=pytest.fail)
-    try:
-        return await store.load()
-    finally:
-        await store.close()
+from tests.store.conftest import CALL, ROOM, Fatal, Kept, entry, leg, python, reopened
 
 
 async def test_a_new_database_is_empty(store: Store) -> None:
@@ -220,10 +167,6 @@ async def test_reading_and_writing_at_once_do_not_disturb_each_other(store: Stor
 # ---------------------------------------------------------------- what operators look up
 
 
-def entry(number: int, **changes: Any) -> AuditEntry:
-    return replace(AuditEntry(number, "@admin:example.org", ROOM, "end conf", "ended"), **changes)
-
-
 def ended(number: int) -> EndedCall:
     return EndedCall(ROOM, "conf", number - 5, number, people=3, peak=2, bytes_in=2**40, bytes_out=2**41)
 
@@ -287,7 +230,7 @@ async def test_what_operators_look_up_is_bounded_in_number_age_and_length(
 
 WRITER = """
 import asyncio, sys
-from tests.store.test_store import Store, leg, ROOM, CALL
+from tests.store.conftest import Store, leg, ROOM, CALL
 async def main():
     store = await Store.open(sys.argv[1], migrate=True, on_fatal=print)
     for number in range(1000000):
