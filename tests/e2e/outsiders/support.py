@@ -114,7 +114,7 @@ def assert_never_shown(outsider: Participant, *others: Participant) -> None:
         assert not traces(other, outsider)
 
 
-async def sees_and_hears(viewer: Participant, *others: Participant, timeout: float = 10.0) -> None:
+async def sees_and_hears(viewer: Participant, *others: Participant, timeout: float = 45.0) -> None:
     """The control: who is let in gets media, so that getting nothing means something."""
     await viewer.subscribe_to(*others)
     for other in others:
