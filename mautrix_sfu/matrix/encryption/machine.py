@@ -13,6 +13,7 @@ from typing import Any
 
 from mautrix.api import Method, Path
 
+from ...core.cascade import ANSWER_TIMEOUT
 from ...core.ids import Device
 from ...core.rate import Rate
 from ..homeserver import Homeserver, RefusedError, UnavailableError
@@ -28,7 +29,7 @@ from .sessions import ENCRYPTED, NoSessionError, Sessions, UndecryptableError, s
 log = logging.getLogger(__name__)
 
 SIGNALLING = "m.call."
-DIAL_FRESH_FOR = 60.0  # seconds; the keys of a focus that is dialled
+DIAL_FRESH_FOR = ANSWER_TIMEOUT - 1.0  # seconds; keys of a focus: who dials it again in vain has asked for them anew
 RENEW_AFTER = 3600.0  # seconds between new sessions with one device that cannot be understood
 RENEWALS = (20, 1)  # in all: at once, and per second
 MAX_REMEMBERED = 4096  # devices: those muted, and those with a new session
