@@ -6,6 +6,7 @@ The only importer of `_media`, the Rust extension built from media/.
 from __future__ import annotations
 
 import logging
+import os
 import zlib
 from asyncio import AbstractEventLoop
 from collections.abc import Sequence
@@ -259,11 +260,16 @@ def _line(line: Line) -> tuple[str, str, _Receive | None, _Send | None]:
     return line.mid, line.kind.value, receive, send
 
 
+def cores() -> int:
+    """The processor cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
 def open_media(config: MediaConfig) -> Media:
     """The media core on the addresses and the port of the configuration; raises FatalError."""
     binds = [(address, config.port) for address in config.addresses or (ANY,)]
     try:
-        return Media(binds, config.threads)
+        return Media(binds, config.threads or cores())
     except OSError as error:
         where = f"{', '.join(address for address, _ in binds)}, UDP port {config.port}"
         raise cannot_listen("media.addresses and media.port", where, error) from error

@@ -196,7 +196,10 @@ def test_new_options_come_with_their_comments_and_every_line_of_the_operator_sta
     updated = file.with_new_options()
     kept = iter(updated.text.splitlines())
     assert all(line in kept for line in text.splitlines()), "a line is gone or out of order"
-    assert "      # How many threads move packets. Default: 1\n      threads: 1\n" in updated.text
+    assert (
+        "      # How many threads move packets; null: one for each processor core. Default: 1\n      threads: 1\n"
+        in updated.text
+    )
     assert updated.parse() == file.parse()
     assert updated.with_new_options().text == updated.text
     assert load_yaml(updated.text).keys() >= load_yaml(example_text()).keys()

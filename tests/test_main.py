@@ -147,7 +147,7 @@ def test_a_file_that_may_not_be_written_is_used_as_it_is(
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("mautrix_sfu.config.file.tempfile.mkstemp", refuse)
-    app(lambda config: config.media.threads - 1)
+    app(lambda config: (config.media.threads or 0) - 1)
     assert main([]) == 0
     assert "config.yaml: new options could not be written: Permission denied" in capsys.readouterr().err
 

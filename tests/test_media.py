@@ -22,9 +22,10 @@ from pathlib import Path
 import pytest
 
 from mautrix_sfu import _media, media  # noqa: TID251 (the binary itself is tested here)
+from mautrix_sfu.config import MediaConfig
 from mautrix_sfu.core.ids import Kind, LegId, Mid
 from mautrix_sfu.logs import Concern
-from mautrix_sfu.media import Media
+from mautrix_sfu.media import Media, open_media
 from mautrix_sfu.wire.plan import Line, MediaPlan, Payload, Receive, Send, SendLayer
 
 CRATE = Path(__file__).parent.parent / "media"
@@ -105,6 +106,18 @@ async def core(request: pytest.FixtureRequest, sink: Sink) -> AsyncIterator[Medi
     core.start(asyncio.get_running_loop(), sink)
     yield core
     core.shutdown()
+
+
+@pytest.mark.parametrize("threads", [None, 3])
+async def test_as_many_threads_as_configured_or_one_for_each_core(threads: int | None) -> None:
+    opened = open_media(MediaConfig(addresses=("127.0.0.1",), port=0, advertise=(), threads=threads))
+    expected = threads or len(os.sched_getaffinity(0))
+    try:
+        await until(
+            lambda: sum(name == "thread_cpu_microseconds_total" for name, *_ in opened.published()[0]) == expected
+        )
+    finally:
+        opened.shutdown()
 
 
 async def until(condition: Callable[[], object]) -> None:

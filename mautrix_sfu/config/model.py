@@ -60,7 +60,7 @@ class MediaConfig:
     addresses: tuple[str, ...]  # IPv4 to bind; empty: those of the interfaces
     port: int
     advertise: tuple[str, ...]  # IPv4 for the candidates, behind 1:1 NAT; empty: what is bound
-    threads: int
+    threads: int | None  # None: one for each processor core
 
 
 @dataclass(frozen=True, slots=True)

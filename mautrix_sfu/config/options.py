@@ -352,7 +352,7 @@ def _media(section: _Section) -> MediaConfig:
         addresses=section.take("addresses", _list_of(_ipv4(), "IPv4 addresses")),
         port=section.take("port", _PORT),
         advertise=section.take("advertise", _list_of(_ipv4(), "IPv4 addresses")),
-        threads=section.take("threads", _integer(1, 256)),
+        threads=section.take("threads", _optional(_integer(1, 256))),
     )
 
 
