@@ -249,6 +249,16 @@ class ChannelSuspension:
 
 
 @dataclass(frozen=True, slots=True)
+class ChannelLayers:
+    """`org.matrix.msc3898.layers_watched`: the simulcast layers of a publisher's track that somebody may be sent."""
+
+    leg: LegId
+    stream_id: StreamId
+    track_id: TrackId
+    layers: tuple[str, ...]  # rids, highest first
+
+
+@dataclass(frozen=True, slots=True)
 class ChannelError:
     """`org.matrix.msc3898.error`."""
 
@@ -428,6 +438,7 @@ Command = (
     | ChannelPong
     | ChannelSpeaker
     | ChannelSuspension
+    | ChannelLayers
     | ChannelError
     | Forward
     | ForwardLayers

@@ -27,6 +27,7 @@ from .outbox import Outbox
 from .subscriptions import Grant
 from .tracks import SCREENSHARE, PublishedStream, PublishedTrack, RemotePublications
 from .view import CallView
+from .watched import Watched
 
 MAX_ADVERTISED = 300  # streams shown to one participant
 REMEMBERED_SPEAKERS = 50  # whose streams are shown first where there are too many
@@ -51,6 +52,7 @@ class Conference:
         self._speakers: list[LegId] = []  # newest first
         self._silent: set[tuple[LegId, TrackKey]] = set()  # sources that sent nothing when they should, and not since
         self._drawn: dict[tuple[Device, StreamId], tuple[PublishedStream, AdvertisedStream]] = {}  # for most viewers
+        self._watched = Watched(out)
         self._people: set[UserId] = set()  # who was here, also beyond trunks
         self._peak = 0
 
@@ -77,7 +79,8 @@ class Conference:
         """This leg is not full any more: nothing flows from it or to it."""
         del self.legs[leg.id]
         for grant in leg.subscriptions.revoke():
-            self._stop(leg, grant)
+            self._stop(leg, grant, now)
+        self._watched.left(leg)
         leg.shown = {}
         self._described = {place: said for place, said in self._described.items() if place[0] != leg.id}
         self._silent = {place for place in self._silent if place[0] != leg.id}
@@ -104,6 +107,7 @@ class Conference:
             if track.mid is not None and self._described.get((leg.id, track.mid), UNDESCRIBED) != said:
                 self._described[leg.id, track.mid] = said
                 self._out.put(DescribeTrack(leg.id, track.mid, *said))
+        self._watched.publications_changed(leg, now)
         self._others_see_anew(leg, now)
 
     def _keep_in_mind(self, leg: Leg) -> None:
@@ -262,12 +266,12 @@ class Conference:
         self._grant(viewer, streams, now)
         after = viewer.subscriptions.sizes()
         changed = [grant for key, grant in viewer.subscriptions.granted.items() if before.get(key) != after.get(key)]
-        self._forward(viewer, changed, after)
+        self._forward(viewer, changed, after, now)
         viewer.poll_offers(now)
 
     def answer_applied(self, viewer: Leg, event: AnswerApplied, now: float) -> None:
         """The leg agreed to m-lines: let what was granted flow."""
-        self._forward(viewer, viewer.answer_applied(event, now), viewer.subscriptions.sizes())
+        self._forward(viewer, viewer.answer_applied(event, now), viewer.subscriptions.sizes(), now)
         viewer.poll_offers(now)
 
     def _grant(self, viewer: Leg, streams: list[PublishedStream], now: float) -> None:
@@ -275,8 +279,8 @@ class Conference:
         ended, moved = viewer.subscriptions.grant(visible, viewer.subscription_limit)
         viewer.note_beyond("subscriptions_per_leg", viewer.subscriptions.refused)
         for grant in ended:
-            self._stop(viewer, grant)
-        self._forward(viewer, moved, viewer.subscriptions.sizes())
+            self._stop(viewer, grant, now)
+        self._forward(viewer, moved, viewer.subscriptions.sizes(), now)
         if not viewer.trunk:
             self._wants_changed(now)
 
@@ -285,26 +289,39 @@ class Conference:
         held, resumed = viewer.subscriptions.receives(sends)
         for mid in held:
             self._out.put(StopForward(viewer.id, mid))
-        self._forward(viewer, resumed, viewer.subscriptions.sizes())
+        for grant in viewer.subscriptions.granted.values() if held else ():
+            if grant.on_hold:
+                self._watched.dropped(self.legs.get(grant.track.leg), grant.track, now)
+        self._forward(viewer, resumed, viewer.subscriptions.sizes(), now)
         if (held or resumed) and not viewer.trunk:
             self._wants_changed(now)
 
-    def _forward(self, viewer: Leg, grants: Iterable[Grant], sizes: Mapping[TrackKey, tuple[Size, ...]]) -> None:
+    def _forward(
+        self, viewer: Leg, grants: Iterable[Grant], sizes: Mapping[TrackKey, tuple[Size, ...]], now: float
+    ) -> None:
         for grant in grants:
             track = grant.track
             if track.leg not in self.legs:  # it has just left, and `refresh` will find who else has the track
                 grant.track = track = replace(track, mid=None)
+            wanted = sizes.get(track.key, ((None, None),))
+            if not self._is_muted(track):
+                self._watched.asked(self.legs.get(track.leg), track, wanted, now)
             if grant.mid is None or track.mid is None or self._is_muted(track):
                 continue
-            wanted = sizes.get(track.key, ((None, None),))
             if viewer.trunk and track.rids:
                 self._out.put(ForwardLayers(viewer.id, grant.mid, track.leg, track.mid, wanted))
             else:
                 self._out.put(Forward(viewer.id, grant.mid, track.leg, track.mid, *wanted[0]))
 
-    def _stop(self, viewer: Leg, grant: Grant) -> None:
+    def _stop(self, viewer: Leg, grant: Grant, now: float) -> None:
+        self._watched.dropped(self.legs.get(grant.track.leg), grant.track, now)
         if grant.mid is not None:
             self._out.put(StopForward(viewer.id, grant.mid))
+
+    def review_layers(self, leg: Leg, now: float) -> None:
+        """For a while nobody asked for less of what this leg publishes: it need not send what nobody watches."""
+        muted = {key: self._is_muted(track) for key, track in leg.published.tracks.items()}
+        self._watched.review(leg, self.legs.values(), muted, now)
 
     def _is_muted(self, track: PublishedTrack) -> bool:
         return self._mutes.mutes(track.key.owner.user_id, track.kind)
@@ -317,8 +334,8 @@ class Conference:
             ]
             for grant in theirs:
                 if self._is_muted(grant.track):
-                    self._stop(viewer, grant)
-            self._forward(viewer, theirs, viewer.subscriptions.sizes())
+                    self._stop(viewer, grant, now)
+            self._forward(viewer, theirs, viewer.subscriptions.sizes(), now)
             self.refresh(viewer, now)
         self._wants_changed(now)
 

@@ -325,6 +325,9 @@ class Focus:
             case Timer.WANTS:
                 if (conference := self._books.conference_of(leg)) is not None:
                     conference.ask(leg)
+            case Timer.LAYERS:
+                if (conference := self._books.conference_of(leg)) is not None:
+                    conference.review_layers(leg, now)
             case Timer.HELD_BACK:
                 if (conference := self._books.conference_of(leg)) is not None:
                     conference.check_trunk(leg, now)

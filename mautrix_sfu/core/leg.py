@@ -70,6 +70,7 @@ class Timer(Enum):
     OFFER = "offer"
     WANTS = "wants"  # trunks: what to ask the other focus for
     HELD_BACK = "held_back"  # trunks: streams that wait to be believed
+    LAYERS = "layers"  # participants: whether layers that they publish are not watched any more
 
 
 LegTimers = Timers[tuple[LegId, Timer]]

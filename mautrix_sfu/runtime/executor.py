@@ -295,6 +295,7 @@ class Executor:
         | cmd.ChannelPong
         | cmd.ChannelSpeaker
         | cmd.ChannelSuspension
+        | cmd.ChannelLayers
         | cmd.ChannelError,
     ) -> None:
         connection = self._connections.get(command.leg)
@@ -317,6 +318,7 @@ class Executor:
                 | cmd.ChannelPong()
                 | cmd.ChannelSpeaker()
                 | cmd.ChannelSuspension()
+                | cmd.ChannelLayers()
                 | cmd.ChannelError()
             ):
                 rtc.send(command.leg, channel.encode(command))

@@ -9,6 +9,7 @@ from ..core.commands import (
     Advertised,
     AdvertisedStream,
     ChannelError,
+    ChannelLayers,
     ChannelPing,
     ChannelPong,
     ChannelSpeaker,
@@ -38,6 +39,7 @@ MAX_TEXTS = 4096  # streams whose JSON is kept
 ERROR_TYPE = "org.matrix.msc3898.error"
 SPEAKER_TYPE = "org.matrix.msc3898.active_speaker"
 SUSPENDED_TYPE = "org.matrix.msc3898.track_suspended"
+LAYERS_TYPE = "org.matrix.msc3898.layers_watched"
 
 
 def size_of(message: str) -> int:
@@ -102,7 +104,13 @@ def _wanted(content: Json, key: str) -> tuple[Wanted, ...]:
 
 
 def encode(
-    command: ChannelSubscription | ChannelPing | ChannelPong | ChannelSpeaker | ChannelSuspension | ChannelError,
+    command: ChannelSubscription
+    | ChannelPing
+    | ChannelPong
+    | ChannelSpeaker
+    | ChannelSuspension
+    | ChannelLayers
+    | ChannelError,
 ) -> str:
     """The text of a message that is complete in its command."""
     match command:
@@ -124,6 +132,8 @@ def encode(
             )
         case ChannelSuspension(stream_id=stream_id, track_id=track_id, suspended=suspended):
             return _message(SUSPENDED_TYPE, {"stream_id": stream_id, "track_id": track_id, "suspended": suspended})
+        case ChannelLayers(stream_id=stream_id, track_id=track_id, layers=layers):
+            return _message(LAYERS_TYPE, {"stream_id": stream_id, "track_id": track_id, "layers": list(layers)})
         case ChannelError(code=code, message=message, in_reply_to=in_reply_to):
             return _message(ERROR_TYPE, {"code": code, "message": message, "in_reply_to": in_reply_to})
         case _:

@@ -335,6 +335,8 @@ export class FocusConnection extends Emitter<ConnectionEvents> {
         return this.emit("speaker", message.speaker, message.streamId);
       case "org.matrix.msc3898.track_suspended":
         return this.emit("suspended", message.streamId, message.trackId, message.suspended);
+      case "org.matrix.msc3898.layers_watched":
+        return this.#publisher.setWatched(message.streamId, message.trackId, message.layers);
       case "org.matrix.msc3898.error":
         if (message.inReplyTo === "m.call.negotiate") this.#negotiator.refused();
         return this.emit("refused", message);

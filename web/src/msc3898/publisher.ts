@@ -22,6 +22,7 @@ export class Publisher {
   readonly #owner: DeviceAddress;
   readonly #transceivers = new Map<string, RTCRtpTransceiver>();
   #publications: readonly Publication[] = [];
+  #settings: Promise<void> = Promise.resolve();
 
   constructor(connection: RTCPeerConnection, owner: DeviceAddress) {
     this.#connection = connection;
@@ -77,6 +78,32 @@ export class Publisher {
     return metadata;
   }
 
+  /**
+   * Sends only those of a track's simulcast layers that somebody watches, by their rids; and the smallest, so that who
+   * begins to watch sees a picture at once.
+   */
+  setWatched(streamId: string, trackId: string, layers: readonly string[]): void {
+    const msids = sentMsids(this.#connection.localDescription?.sdp ?? "");
+    for (const transceiver of this.#transceivers.values()) {
+      const msid = transceiver.mid === null ? undefined : msids.get(transceiver.mid);
+      if (msid?.streamId === streamId && msid.trackId === trackId) this.#activate(transceiver.sender, layers);
+    }
+  }
+
+  /** Switches a sender's layers on and off; null: all on. */
+  #activate(sender: RTCRtpSender, layers: readonly string[] | null): void {
+    this.#settings = this.#settings.then(async () => {
+      const parameters = sender.getParameters();
+      const { encodings } = parameters;
+      if (encodings.length < 2) return;
+      encodings.forEach((encoding, place) => {
+        const smallest = place === encodings.length - 1;
+        encoding.active = smallest || layers === null || layers.includes(encoding.rid ?? "");
+      });
+      await sender.setParameters(parameters).catch(() => undefined); // it has just ended
+    });
+  }
+
   #send(key: string, kind: Kind, publication: Publication): boolean {
     const track = publication.tracks[kind];
     const transceiver = this.#transceivers.get(key);
@@ -89,6 +116,7 @@ export class Publisher {
     if (transceiver.sender.track !== track) void transceiver.sender.replaceTrack(track);
     if (transceiver.direction === "sendonly") return false;
     transceiver.direction = "sendonly";
+    if (kind === "video") this.#activate(transceiver.sender, null); // to the focus this is another track
     return true;
   }
 

@@ -82,6 +82,7 @@ export type ChannelMessage =
   | { type: "m.call.pong" }
   | { type: "org.matrix.msc3898.active_speaker"; streamId: string; speaker: DeviceAddress }
   | { type: "org.matrix.msc3898.track_suspended"; streamId: string; trackId: string; suspended: boolean }
+  | { type: "org.matrix.msc3898.layers_watched"; streamId: string; trackId: string; layers: string[] }
   | { type: "org.matrix.msc3898.error"; code: string; message: string; inReplyTo: string | null };
 
 type Json = Record<string, unknown>;
@@ -227,6 +228,13 @@ export function readChannelMessage(data: unknown): ChannelMessage | null {
       const suspended = content["suspended"];
       if (streamId === null || trackId === null || typeof suspended !== "boolean") return null;
       return { type, streamId, trackId, suspended };
+    }
+    case "org.matrix.msc3898.layers_watched": {
+      const [streamId, trackId] = [text(content["stream_id"]), text(content["track_id"])];
+      const layers = content["layers"];
+      if (streamId === null || trackId === null || !Array.isArray(layers)) return null;
+      if (!layers.every((layer) => typeof layer === "string")) return null;
+      return { type, streamId, trackId, layers };
     }
     case "org.matrix.msc3898.error":
       return {

@@ -24,6 +24,8 @@ class FakeTransceiver {
   readonly sender: {
     track: MediaStreamTrack | null;
     replaceTrack(track: MediaStreamTrack | null): Promise<void>;
+    getParameters(): { encodings: RTCRtpEncodingParameters[] };
+    setParameters(parameters: { encodings: RTCRtpEncodingParameters[] }): Promise<void>;
   };
   direction: RTCRtpTransceiverDirection;
   constructor(
@@ -32,7 +34,13 @@ class FakeTransceiver {
     readonly msid: string,
   ) {
     this.direction = init.direction ?? "sendrecv";
+    let encodings = init.sendEncodings ?? [{}];
     this.sender = {
+      getParameters: () => ({ encodings: encodings.map((encoding) => ({ active: true, ...encoding })) }),
+      setParameters: async (parameters): Promise<void> => {
+        await Promise.resolve();
+        encodings = parameters.encodings;
+      },
       track,
       replaceTrack: async (other): Promise<void> => {
         this.sender.track = other;

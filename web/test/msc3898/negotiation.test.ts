@@ -165,6 +165,39 @@ describe("negotiation", () => {
     expect(pc().transceivers).toHaveLength(1);
     expect(pc().transceivers[0]!.direction).toBe("sendonly");
   });
+
+  it("leaves out the layers that nobody watches, but the smallest, until they are watched or sent anew", async () => {
+    const tracks = { audio: null, video: fakeTrack("video", 1280, 720) };
+    const screen = camera({ purpose: "m.screenshare", tracks });
+    await open([screen]);
+    const sender = pc().transceivers[0]!.sender;
+    const active = (): (string | undefined)[] =>
+      sender.getParameters().encodings.flatMap(({ active, rid }) => (active ? [rid] : []));
+    const [stream_id, track_id] = pc().transceivers[0]!.msid.split(" ");
+    const watched = async (layers: unknown, track = track_id): Promise<void> => {
+      channel().receive("org.matrix.msc3898.layers_watched", { stream_id, track_id: track, layers });
+      await settle();
+    };
+    expect(active()).toEqual(["f", "h", "q"]);
+    await watched(["h", "q"]);
+    expect(active()).toEqual(["h", "q"]);
+    await watched([]);
+    expect(active()).toEqual(["q"]);
+    await watched(["f", "h", "q"], "another");
+    await watched("f");
+    await watched([1]);
+    expect(active()).toEqual(["q"]);
+    await watched(["f", "h", "q"]);
+    expect(active()).toEqual(["f", "h", "q"]);
+    await watched([]);
+    for (const publications of [[], [screen]]) {
+      connection.publish(publications);
+      await settle();
+      acceptOurs();
+      await settle();
+    }
+    expect(active()).toEqual(["f", "h", "q"]);
+  });
 });
 
 describe("a connection that breaks", () => {
