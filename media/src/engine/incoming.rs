@@ -131,8 +131,12 @@ impl Layer {
 
     /// What a choice among layers depends on: whether it flows, its size, and which spatial layers flow.
     pub fn seen(&self, newest: Option<Time>) -> (bool, Option<Size>, [bool; MAX_SPATIAL]) {
-        let spatial = std::array::from_fn(|spatial| self.flows_up_to(spatial as u8, newest));
-        (self.flow.flows(newest), self.flow.measured(), spatial)
+        let flows = self.flow.flows(newest);
+        let spatial = match &self.within {
+            None => [flows; MAX_SPATIAL],
+            Some(_) => std::array::from_fn(|spatial| self.flows_up_to(spatial as u8, newest)),
+        };
+        (flows, self.flow.measured(), spatial)
     }
 
     /// Whether this spatial layer flows.

@@ -236,15 +236,35 @@ mod tests {
             assert_eq!(passing(&mut encoder, &mut cut, 1).len(), 3);
             cut.wanted = Cell::new(1, 0);
             assert!(!cut.waits());
-            let lower = passing(&mut encoder, &mut cut, 7);
+            let lower = passing(&mut encoder, &mut cut, 4);
             assert_eq!(lower, [(0, 0, false), (1, 0, true)], "two layers of every fourth picture");
         }
+    }
+
+    #[test]
+    fn vp8_gets_fewer_pictures_at_once_and_more_where_a_picture_refers_to_the_lowest_layer_only() {
+        let mut encoder = Encoder::new(Codec::Vp9, false);
+        let mut passes = |cut: &mut Cut, temporal: u8, sync: bool| {
+            let mut packet = encoder.packet((0, 0), false);
+            let payload = [0x90, 0x20, temporal << 6 | u8::from(sync) << 5, 1];
+            packet.frame = encoder.reader.read(Codec::Vp8, 0, &payload, None).unwrap().frame;
+            cut.passes(&packet)
+        };
+        let mut cut = Cut::default();
+        assert!([0, 2, 1, 2].iter().all(|temporal| passes(&mut cut, *temporal, false)));
+        cut.wanted = Cell { temporal: 0, ..Cell::ALL };
+        assert!(!cut.waits());
+        assert_eq!([0, 2, 1, 2].map(|temporal| passes(&mut cut, temporal, true)), [true, false, false, false]);
+        cut.wanted = Cell::ALL;
+        assert_eq!([2, 1, 0].map(|temporal| passes(&mut cut, temporal, false)), [false, false, true]);
+        assert!(passes(&mut cut, 1, true) && !passes(&mut cut, 2, false) && passes(&mut cut, 2, true));
     }
 
     #[test]
     fn decode_targets_are_named_from_the_first_cut_on() {
         let (mut encoder, mut cut) = (Encoder::new(Codec::Av1, false), Cut::default());
         cut.enter();
+        assert!(encoder.next(true).iter().all(|(packet, ..)| cut.passes(packet)));
         let named = |encoder: &mut Encoder, cut: &mut Cut| {
             let mut named = Vec::new();
             for (packet, ..) in (0..4).flat_map(|_| encoder.next(false)).collect::<Vec<_>>() {

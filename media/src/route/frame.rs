@@ -203,7 +203,8 @@ impl Reader {
                 read.counters = descriptor.counters;
                 read.key_frame = descriptor.key_frame(payload);
                 let layer = Cell::new(0, descriptor.temporal.unwrap_or(0));
-                let switch = Cells::of(|cell| descriptor.sync && (layer.temporal == 0 || cell == layer));
+                let up = |cell: Cell| layer.temporal == 0 || cell.temporal == layer.temporal;
+                let switch = if descriptor.sync { Cells::of(up) } else { Cells::NONE };
                 let starts = descriptor.starts_frame;
                 read.frame = Frame { starts, layer, needed: Cells::from(layer, false), switch, ..Frame::PLAIN };
             }

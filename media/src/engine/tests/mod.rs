@@ -7,6 +7,7 @@ mod dialling;
 mod flow;
 mod hostile;
 mod ice;
+mod layered;
 mod lifecycle;
 mod observed;
 mod passed;
