@@ -247,6 +247,7 @@ impl Reader {
             }
         }
         let sync = descriptor.sync;
+        let below = self.highest.is_some_and(|highest| layer.spatial < highest.spatial);
         let own =
             |cell: Cell| cell.spatial >= layer.spatial && (layer.temporal == 0 || cell.temporal == layer.temporal);
         read.frame = Frame {
@@ -254,7 +255,8 @@ impl Reader {
             ends: descriptor.ends_frame,
             layer,
             predicted: descriptor.predicted,
-            needed: Cells::from(layer, descriptor.unreferenced),
+            // Z says nothing of the highest layer: there is none that could refer to it.
+            needed: Cells::from(layer, descriptor.unreferenced && below),
             switch: if sync { Cells::of(own) } else { Cells::NONE },
             // Encoders set U where a frame refers to lower temporal layers, to any of them.
             switch_from: layer.temporal.saturating_sub(1),
@@ -359,13 +361,15 @@ mod tests {
         assert_eq!(reader.sizes[..2], [Some((320, 180)), Some((640, 360))]);
         let lower = reader.read(Codec::Vp9, 1, &[0xe8, 1, 0x00, 7, 9], None).unwrap().frame;
         assert!(lower.needed.has(cell(0, 0)) && lower.needed.has(cell(1, 0)) && lower.predicted);
-        let alone = reader.read(Codec::Vp9, 2, &[0xe9, 2, 0x00, 7, 9], None).unwrap().frame;
-        assert!(alone.needed.has(cell(0, 2)) && !alone.needed.has(cell(1, 0)));
+        let only = reader.read(Codec::Vp9, 2, &[0xe9, 2, 0x00, 7, 9], None).unwrap().frame;
+        assert!(only.needed.has(Cell::ALL), "there is no higher layer (yet)");
         let upper = reader.read(Codec::Vp9, 2, &[0xec, 2, 0x52, 7, 9], None).unwrap().frame; // SID 1, TID 2, U
         assert_eq!((upper.layer, upper.starts, upper.ends), (cell(1, 2), true, true));
         assert!(!upper.needed.has(cell(0, 2)) && !upper.needed.has(cell(1, 1)) && upper.needed.has(cell(3, 7)));
         assert!(upper.switch.has(cell(1, 2)) && !upper.switch.has(cell(1, 1)) && !upper.switch.has(cell(0, 2)));
         assert_eq!(reader.highest, Some(cell(1, 2)));
+        let alone = reader.read(Codec::Vp9, 3, &[0xe9, 2, 0x00, 7, 9], None).unwrap().frame;
+        assert!(alone.needed.has(cell(0, 2)) && !alone.needed.has(cell(1, 0)));
     }
 
     #[test]
