@@ -18,7 +18,7 @@ RUST_SOURCES := $(shell find media -name target -prune -o -type f -print 2>/dev/
 WEB_SOURCES := $(shell find web -name node_modules -prune -o -name dist -prune -o -name test-results -prune -o -type f -print 2>/dev/null)
 
 .PHONY: help prerequisites prerequisites-test synapse venv build rust page lint lint-python lint-rust lint-web format test test-quick bench bench-cascade bench-forward \
-	bench-latency bench-join bench-memory load demo wheel wheel-manylinux sdist \
+	bench-latency bench-join bench-memory load quality demo wheel wheel-manylinux sdist \
 	test-packaging image-steps clean
 .DELETE_ON_ERROR:
 
@@ -118,6 +118,9 @@ bench-join: build $(SYNAPSE) ## from an invite to a picture, joins per second in
 
 bench-memory: build load ## resident memory of a thousand legs (root)
 	@$(BIN)/python -m bench.memory
+
+quality: build $(LIBSRTP) ## what two pages see and hear on bad links, through the focus and through Janus (root; 40 minutes, quiet machine)
+	@$(BIN)/python -m bench.quality
 
 $(LIBSRTP): scripts/libsrtp_openssl.sh
 	@scripts/libsrtp_openssl.sh $(dir $@) || true

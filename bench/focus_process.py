@@ -61,10 +61,17 @@ class LoadedFocus(LoopbackFocus):
             case "forward":
                 self.take_answer(leg, order["sources"], order["answer"])
                 return {}
+            case "leave":
+                for gone in order["legs"]:
+                    self.rtc.close(LegId(gone))
+                    del self.legs[LegId(gone)]
+                return {}
             case "opened":
                 return {"opened": self.legs[leg].opened}
             case "stats":
                 return cast("dict[str, Any]", self.media.stats())
+            case "leg":
+                return self.media.leg_stats(leg) or {}
             case other:
                 raise ValueError(f"no such order: {other}")
 

@@ -7,7 +7,7 @@ import itertools
 import re
 import resource
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -146,7 +146,8 @@ class Api:
         """Send a message, with a description if need be. Gives the event that answers it."""
         name = next(self._names)
         waiting = self._waiting[name] = asyncio.get_running_loop().create_future()
-        more = {"jsep": {"type": sdp[0], "sdp": sdp[1]}} if sdp else {}
+        # All candidates are in the descriptions.
+        more = {"jsep": {"type": sdp[0], "sdp": sdp[1], "trickle": False}} if sdp else {}
         await self._post(f"/{self._session}/{handle}", janus="message", transaction=name, body=body, **more)
         async with asyncio.timeout(STARTING):
             event: dict[str, Any] = await waiting
@@ -154,6 +155,10 @@ class Api:
         if "error" in data:
             raise JanusError(data["error"])
         return event
+
+    async def detach(self, handle: int) -> None:
+        """End a handle with its connection."""
+        await self._post(f"/{self._session}/{handle}", janus="detach")
 
     async def close(self) -> None:
         """End the polling."""
@@ -179,18 +184,14 @@ class Api:
                     waiting.set_result(event)
 
 
-class Janus:
-    """A target of the benchmark. Whoever publishes has one connection for that, whoever watches one for it."""
+class JanusServer:
+    """Janus's process, and a session with it."""
 
     def __init__(self, libraries: Path | None = None) -> None:
-        self.name = WITH_OPENSSL if libraries else AS_PACKAGED
-        self.profile = PROFILE
         self._libraries = libraries
-        self._feeds: dict[int, int] = {}  # by person
-        self._people = 0
-        self._addresses = 0
 
-    async def start(self) -> None:
+    async def start(self, wrap: Callable[..., Sequence[str]]) -> None:
+        """Run it, with a command line that `wrap` makes of the usual one."""
         self._folder = tempfile.TemporaryDirectory()
         folder = Path(self._folder.name)
         for kind, name in (("plugins", "libjanus_videoroom.so"), ("transports", "libjanus_http.so"), ("none", "")):
@@ -213,15 +214,41 @@ class Janus:
             str(folder),
         )
         self._log = (folder / "log").open("wb")
-        self._process = await asyncio.create_subprocess_exec(*in_server(*command), stdout=self._log, stderr=self._log)
+        self._process = await asyncio.create_subprocess_exec(*wrap(*command), stdout=self._log, stderr=self._log)
         self.pid = self._process.pid
-        self.generator = await Generator.start()
         self._http = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=64))
-        self._api = Api(self._http)
+        self.api = Api(self._http)
         try:
-            await self._api.open()
+            await self.api.open()
         except TimeoutError:
             raise JanusError((folder / "log").read_text(errors="replace")) from None
+
+    async def stop(self) -> None:
+        """End it."""
+        await self.api.close()
+        await self._http.close()
+        self._process.kill()
+        await self._process.wait()
+        self._log.close()
+        self._folder.cleanup()
+
+
+class Janus:
+    """A target of the benchmark. Whoever publishes has one connection for that, whoever watches one for it."""
+
+    def __init__(self, libraries: Path | None = None) -> None:
+        self.name = WITH_OPENSSL if libraries else AS_PACKAGED
+        self.profile = PROFILE
+        self._server = JanusServer(libraries)
+        self._feeds: dict[int, int] = {}  # by person
+        self._people = 0
+        self._addresses = 0
+
+    async def start(self) -> None:
+        await self._server.start(in_server)
+        self.pid = self._server.pid
+        self._api = self._server.api
+        self.generator = await Generator.start()
 
     async def join(self, count: int, *, audio: bool, video: bool, watch: bool = False) -> None:
         numbers = range(self._people, self._people + count)
@@ -269,10 +296,5 @@ class Janus:
         return {}
 
     async def stop(self) -> None:
-        await self._api.close()
-        await self._http.close()
         await self.generator.stop()
-        self._process.kill()
-        await self._process.wait()
-        self._log.close()
-        self._folder.cleanup()
+        await self._server.stop()

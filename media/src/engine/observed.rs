@@ -163,6 +163,8 @@ fn leg_numbers(leg: &Leg) -> Vec<(&'static str, u64)> {
         ("lost_total", reports().map(|report| u64::try_from(report.lost).unwrap_or(0)).sum()),
         ("fraction_lost_max", reports().map(|report| u64::from(report.fraction_lost)).max().unwrap_or(0)),
         ("round_trip_microseconds", leg.round_trip.unwrap_or(0)),
+        ("bandwidth_bits_per_second", leg.bandwidth.available().unwrap_or(0)), // 0: not known
+        ("bandwidth_wanted_bits_per_second", leg.bandwidth.wanted()),
     ]
 }
 
