@@ -338,6 +338,7 @@ impl Engine {
             octets: 0,
             report: RemoteReport::default(),
             doubled: false,
+            plain: false,
             transmit,
         });
         let ssrc = outgoing.transmit.ssrc;

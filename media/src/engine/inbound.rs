@@ -19,7 +19,7 @@ use crate::time::Time;
 const MAX_STREAMS: usize = 256;
 
 /// Around a payload on its way to a subscriber: IP, UDP, RTP with extensions, SRTP's tag.
-const WRAPPING: usize = 28 + 12 + 24 + 16;
+pub(super) const WRAPPING: usize = 28 + 12 + 24 + 16;
 
 /// The header extensions of one packet.
 #[derive(Default)]

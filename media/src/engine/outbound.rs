@@ -7,11 +7,12 @@ use std::sync::Arc;
 
 use super::Engine;
 use super::counters::{Counters, Measured};
+use super::inbound::WRAPPING;
 use super::incoming::{LayerKey, Track};
 use super::leg::Leg;
 use super::outbox::{MAX_MESSAGE, MAX_SEGMENTS, Outbox, Path};
-use super::outgoing::{Due, Outgoing};
-use super::plan::{Kind, Transmit};
+use super::outgoing::{Due, Limit, Outgoing};
+use super::plan::Kind;
 use crate::route::cache::MAX_AGE;
 use crate::route::history::CAPACITY;
 use crate::route::packet::Packet;
@@ -128,7 +129,12 @@ impl Engine {
         let round_trip = leg.round_trip.unwrap_or(0);
         let (Some(path), Some(keys)) = (leg.ice.path(), &leg.keys) else { return };
         let Some(Some(outgoing)) = leg.outgoing.get_mut(index) else { return };
-        if !outgoing.repeats.take(rewritten.index, now, round_trip) {
+        // What is paused for want of room begins anew with a key frame: nobody needs what was before.
+        let held_back = outgoing.current.is_none() && outgoing.limit != Limit::None;
+        if held_back
+            || !outgoing.repeats.take(rewritten.index, now, round_trip)
+            || !leg.bandwidth.may_repeat(now, packet.payload.len() + WRAPPING)
+        {
             self.counters.nack_unanswered += 1;
             return;
         }
@@ -143,7 +149,7 @@ impl Engine {
             template.write(&mut out.bytes, &fields, now, &mut leg.transport_seq);
             let header = out.bytes.len() - start;
             out.bytes.extend_from_slice(&seq.to_be_bytes());
-            write_payload(&mut out.bytes, &packet, &outgoing.transmit, rewritten, 0);
+            write_payload(&mut out.bytes, &packet, outgoing, rewritten, 0);
             keys.protector.protect_rtp(&mut out.bytes, start, header, ssrc, repair);
             if leg.transport_seq != transport {
                 leg.bandwidth.on_sent(now, transport, out.bytes.len() - start);
@@ -152,7 +158,7 @@ impl Engine {
             // The very packet again: another one under the same index would give the key stream away.
             let Some(sent) = outgoing.cache.get(seq, now) else { return };
             out.bytes.extend_from_slice(&sent.header);
-            write_payload(&mut out.bytes, &sent.packet, &outgoing.transmit, rewritten, sent.padding);
+            write_payload(&mut out.bytes, &sent.packet, outgoing, rewritten, sent.padding);
             let ssrc = outgoing.transmit.ssrc;
             keys.protector.protect_rtp(&mut out.bytes, start, sent.header.len(), ssrc, rewritten.index);
         }
@@ -290,7 +296,7 @@ fn write_due(
         let packet = &batch[due.packet];
         let Some(outgoing) = &leg.outgoing[due.outgoing] else { return 0 };
         let header = outgoing.template.length(&Fields::of(packet, due.rewritten, false));
-        header + if due.rewritten.blank { 1 } else { payload(packet, &outgoing.transmit).len() }
+        header + if due.rewritten.blank { 1 } else { payload(packet, outgoing.red()).len() }
     }));
     let mut at = 0;
     while at < due.len() {
@@ -382,18 +388,17 @@ fn write(
     let out = &mut outbox.bytes;
     let pads = padding > 0 || rewritten.blank;
     let transport = leg.transport_seq;
-    let transmit = &outgoing.transmit;
-    let pt = transmit.red.filter(|_| packet.redundancy.is_some());
+    let pt = outgoing.red().filter(|_| packet.redundancy.is_some());
     let fields = Fields { pt, ..Fields::of(packet, rewritten, pads) };
     outgoing.template.write(out, &fields, now, &mut leg.transport_seq);
     let header = out.len() - start;
-    if transmit.rtx.is_none() && packet.codec.is_video() && !rewritten.blank {
+    if outgoing.transmit.rtx.is_none() && packet.codec.is_video() && !rewritten.blank {
         outgoing.cache.insert(rewritten, Arc::clone(packet), Box::from(&out[start..]), padding, now);
     }
-    write_payload(out, packet, transmit, rewritten, padding);
+    write_payload(out, packet, outgoing, rewritten, padding);
     outgoing.packets = outgoing.packets.wrapping_add(1);
     outgoing.octets = outgoing.octets.wrapping_add((out.len() - start - header - padding) as u32);
-    keys.protector.protect_rtp(out, start, header, transmit.ssrc, rewritten.index);
+    keys.protector.protect_rtp(out, start, header, outgoing.transmit.ssrc, rewritten.index);
     let length = outbox.commit(start, path);
     if leg.transport_seq != transport {
         leg.bandwidth.on_sent(now, transport, length);
@@ -411,21 +416,21 @@ fn write(
     of_kind.bytes_out += length;
 }
 
-/// The payload for a subscriber: without copies of earlier ones where that was not negotiated.
-fn payload<'a>(packet: &'a Packet, transmit: &Transmit) -> &'a [u8] {
+/// The payload for a subscriber: without copies of earlier ones where no redundant audio is sent.
+fn payload(packet: &Packet, red: Option<u8>) -> &[u8] {
     match packet.redundancy {
-        Some(redundancy) if transmit.red.is_none() => redundancy.primary(&packet.payload),
+        Some(redundancy) if red.is_none() => redundancy.primary(&packet.payload),
         _ => &packet.payload,
     }
 }
 
 /// The payload with the subscriber's picture ids, and so much padding; of a late padding-only packet the least there is.
-fn write_payload(out: &mut Vec<u8>, packet: &Packet, transmit: &Transmit, rewritten: Rewritten, padding: usize) {
+fn write_payload(out: &mut Vec<u8>, packet: &Packet, outgoing: &Outgoing, rewritten: Rewritten, padding: usize) {
     if !rewritten.blank {
         let start = out.len();
-        out.extend_from_slice(payload(packet, transmit));
-        if let Some(redundancy) = packet.redundancy.filter(|_| transmit.red.is_some()) {
-            redundancy.rename(&mut out[start..], transmit.pt);
+        out.extend_from_slice(payload(packet, outgoing.red()));
+        if let Some(redundancy) = packet.redundancy.filter(|_| outgoing.red().is_some()) {
+            redundancy.rename(&mut out[start..], outgoing.transmit.pt);
         }
         packet.counters.rewrite(&mut out[start..], rewritten.indices);
     }

@@ -88,6 +88,8 @@ pub struct Outgoing {
     pub report: RemoteReport,
     /// Another stream to the same leg carries the same layer of the same track.
     pub doubled: bool,
+    /// Its leg's link is too narrow for copies of what a voice said before.
+    pub plain: bool,
 }
 
 impl Outgoing {
@@ -131,6 +133,11 @@ impl Outgoing {
             self.cut.apply(&mut rewritten, packet, reader);
         }
         Some(rewritten)
+    }
+
+    /// The payload type of redundant audio, where that is sent.
+    pub fn red(&self) -> Option<u8> {
+        self.transmit.red.filter(|_| !self.plain)
     }
 
     /// The source layer that it carries, or will next.

@@ -18,12 +18,22 @@ const UNKNOWN: u64 = 500_000;
 /// What is looked for, in percent of what is wished: room for repairs, and for what `share` leaves free.
 const SPARE: u64 = 120;
 
+/// A layer that takes so much more than all that the link carries, in percent, is not sent until the key frame of a smaller
+/// one comes: that key frame would wait behind it, or be lost.
+const TOO_MUCH: u64 = 125;
+
+/// Redundant audio is sent without its copies on a link that carries less than so many times all voices with them, ...
+const COPIES: u64 = 2;
+/// ... until it carries so many times as much.
+const COPIES_AGAIN: u64 = 3;
+
 /// A picture's place: the sent stream, the publishing leg and its track, and the choices and temporal layers that the
 /// steps stand for.
 struct Shown {
     outgoing: usize,
     source: (usize, usize),
     layers: Vec<(usize, u8)>,
+    sent: u64, // bits per second of the layer that is sent now
 }
 
 impl Engine {
@@ -51,7 +61,8 @@ impl Engine {
             let carries = |choice: &Choice| {
                 outgoing.current.is_some_and(|(layer, _)| choice.layer == layer) && choice.spatial <= cut.spatial
             };
-            let sent = choices.iter().position(carries).and_then(|now| {
+            let current = choices.iter().position(carries);
+            let sent = current.and_then(|now| {
                 let reached = |(layer, temporal): &(usize, u8)| {
                     *layer < now || (*layer == now && *temporal >= cut.temporal.min(choices[now].temporal))
                 };
@@ -60,8 +71,11 @@ impl Engine {
             let widest = outgoing.sizes.iter().map(|size| size.map_or(u64::MAX, |(w, h)| u64::from(w) * u64::from(h)));
             let first = track.first || self.speaks(leg);
             pictures.push(Picture { first, area: widest.max().unwrap_or(0), steps, sent });
-            shown.push(Shown { outgoing: index, source: (leg, place), layers });
+            // Whoever leaves a layer within one source needs no key frame for that.
+            let takes = current.filter(|_| track.layers.len() > 1).map_or(0, |now| bits(track, &choices[now]));
+            shown.push(Shown { outgoing: index, source: (leg, place), layers, sent: takes });
         }
+        self.spare_copies(key, budget, voices);
         let left = budget.map(|budget| budget.saturating_sub(voices));
         let granted = share(left, &pictures);
         let complete =
@@ -75,7 +89,19 @@ impl Engine {
                 Some(layer) if Some(&layer) == wish => Limit::None,
                 Some((layer, temporal)) => Limit::Layer(layer, temporal),
             };
+            if budget.is_some_and(|budget| picture.sent > budget * TOO_MUCH / 100) && limit != Limit::None {
+                self.legs[key].outgoing[picture.outgoing].iter_mut().for_each(|outgoing| outgoing.pause());
+            }
             self.limit(now, key, picture.outgoing, limit, picture.source);
+        }
+    }
+
+    /// Voices come before pictures, and what they say now before what they said.
+    fn spare_copies(&mut self, key: usize, budget: Option<u64>, voices: u64) {
+        let budget = budget.unwrap_or(u64::MAX);
+        for outgoing in self.legs[key].outgoing.iter_mut().flatten().filter(|outgoing| outgoing.transmit.red.is_some())
+        {
+            outgoing.plain = budget / voices.max(1) < if outgoing.plain { COPIES_AGAIN } else { COPIES };
         }
     }
 

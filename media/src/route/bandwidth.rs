@@ -31,6 +31,10 @@ const LOSS_SPAN: (f64, f64) = (150.0, 3.0);
 const FULL: (u64, f64) = (60 * MILLISECOND, 0.05);
 /// What arrived in this time says how much arrives.
 const ARRIVALS: i64 = 300 * MILLISECOND as i64;
+/// What is lost is sent again with at most this part of the estimate, so that repairs do not keep a queue full, ...
+const REPAIRS: f64 = 0.25;
+/// ... and as much of the estimate at once as so many seconds of it carry.
+const REPAIRS_AT_ONCE: f64 = 0.15;
 /// IP and UDP around each packet.
 const OVERHEAD: u16 = 28;
 /// How often `probe_due` is asked.
@@ -75,6 +79,8 @@ pub struct Bandwidth {
     loss: f64,
     receiver: Option<u64>, // its own word: REMB
     wanted: f64,
+    repairs: f64, // bytes that may be sent again now
+    repaired: Time,
     probe: Option<Probe>,
     probes: u8,
     probe_next: Time,
@@ -115,6 +121,19 @@ impl Bandwidth {
         });
         let bytes = u16::try_from(bytes).unwrap_or(u16::MAX).saturating_add(OVERHEAD);
         sent.push(seq, Sent { at: now, bytes, probe: number });
+    }
+
+    /// Whether so many bytes may be sent once more; then they count as sent.
+    pub fn may_repeat(&mut self, now: Time, bytes: usize) -> bool {
+        let Some(estimate) = self.estimate else { return true };
+        let passed = now.since(self.repaired) as f64 / SECOND as f64;
+        self.repaired = now;
+        self.repairs = (self.repairs + passed * REPAIRS * estimate / 8.0).min(REPAIRS_AT_ONCE * estimate / 8.0);
+        let granted = self.repairs >= bytes as f64;
+        if granted {
+            self.repairs -= bytes as f64;
+        }
+        granted
     }
 
     /// Takes a feedback: for each packet its number and, if it arrived, when on the peer's clock.
@@ -171,6 +190,18 @@ impl Bandwidth {
         (span >= ARRIVALS as f64 / 3.0).then(|| bytes as f64 * 8.0 * SECOND as f64 / span)
     }
 
+    /// Bits per second that a full queue lets through: the least of what arrives, and arrived in the last third of the time.
+    fn drained(&self) -> Option<f64> {
+        let arriving = self.arriving()?;
+        let newest = self.arrivals.back()?.0;
+        let lately = self.arrivals.iter().rev().take_while(|(at, _)| newest - at <= ARRIVALS / 3);
+        let (bytes, oldest) = lately.fold((0, newest), |(bytes, _), (at, size)| (bytes + u64::from(*size), *at));
+        let (span, first) = ((newest - oldest) as f64, self.arrivals.iter().find(|(at, _)| *at == oldest)?.1);
+        let enough = span >= ARRIVALS as f64 / 6.0;
+        let rate = (bytes - u64::from(first).min(bytes)) as f64 * 8.0 * SECOND as f64 / span.max(1.0);
+        Some(if enough { arriving.min(rate) } else { arriving })
+    }
+
     fn update(&mut self, now: Time, passed: f64, round_trip: u64) {
         let arriving = self.arriving();
         let reach = arriving.map_or(0.0, |arriving| arriving * REACH);
@@ -186,8 +217,9 @@ impl Bandwidth {
         let usage = if full { Usage::Over } else { self.delay.usage() };
         let estimate = match (usage, arriving) {
             (Usage::Over, Some(arriving)) if calm && !probing => {
+                let through = if self.delay.queueing() > FULL.0 { self.drained() } else { None };
                 self.back_off(now);
-                estimate.min(BACK_OFF * arriving)
+                estimate.min(BACK_OFF * through.unwrap_or(arriving))
             }
             (Usage::Normal, Some(arriving)) if self.loss > LOSS && calm && !probing => {
                 self.back_off(now);
@@ -205,6 +237,7 @@ impl Bandwidth {
     fn back_off(&mut self, now: Time) {
         self.decreased = Some(now);
         self.loss /= 2.0; // what is lost from here on counts
+        self.repairs = 0.0;
         self.probe_next = self.probe_next.max(now + PROBE_CALM);
     }
 

@@ -1,6 +1,7 @@
 //! Redundant audio: passed to who negotiated it, without its copies to who did not.
 
 use super::*;
+use crate::proto::rtcp;
 
 const PUBLISHED: u8 = 63;
 const SUBSCRIBED: u8 = 45;
@@ -65,4 +66,24 @@ fn redundancy_that_holds_something_else_is_dropped_and_counted() {
     }
     assert_eq!(world.engine.counters.dropped_malformed, 4);
     assert_eq!((world.peer(2).rtp.len(), world.peer(3).rtp.len()), (0, 0));
+}
+
+#[test]
+fn a_narrow_link_is_spared_the_copies_until_it_carries_more() {
+    let mut world = meeting();
+    let mut index = 10;
+    let mut last = |world: &mut World, bits_per_second| {
+        world.rtcp(2, |out| rtcp::write_remb(out, 2, bits_per_second, &[1]));
+        for _ in 0..100 {
+            index += 1;
+            say(world, index, PUBLISHED, &redundant(111));
+            world.pass(20);
+        }
+        world.peer(2).rtp.last().unwrap().payload.clone()
+    };
+    assert_eq!(last(&mut world, 1_000_000), redundant(100));
+    assert_eq!(last(&mut world, 60_000), b"now", "voices with copies take some 40 kbit/s");
+    assert_eq!(last(&mut world, 100_000), b"now");
+    assert_eq!(last(&mut world, 1_000_000), redundant(100));
+    assert!(world.peer(2).rtp.windows(2).all(|pair| pair[1].index == pair[0].index + 1));
 }

@@ -1,5 +1,7 @@
 //! The estimate over a simulated link.
 
+use std::collections::HashMap;
+
 use super::*;
 
 const PACKET: usize = 1100;
@@ -21,6 +23,11 @@ struct Link {
     reported: u16,
     waited: u64, // longest in the queue lately
     credit: f64,
+    shown: Option<usize>,           // of CAMERA
+    turning: Option<(usize, Time)>, // to another layer, whose key frame was asked for and comes then
+    turns: u32,
+    under_way: HashMap<u16, (usize, u8)>, // media that is not reported on yet: bytes, and how often it was sent
+    lost: Vec<(usize, u8)>,
 }
 
 impl Link {
@@ -40,6 +47,11 @@ impl Link {
             reported: 0,
             waited: 0,
             credit: 0.0,
+            shown: None,
+            turning: None,
+            turns: 0,
+            under_way: HashMap::new(),
+            lost: Vec::new(),
         }
     }
 
@@ -92,6 +104,84 @@ impl Link {
         }
     }
 
+    /// A focus that sends a camera at 15 frames a second, a voice with its copies, and what was lost once more.
+    fn show(&mut self, seconds: f64) {
+        let end = self.now + (seconds * SECOND as f64) as u64;
+        while self.now < end {
+            self.now = self.now + TICK;
+            let tick = self.now.micros() / TICK;
+            let available = self.available_or(f64::MAX);
+            let left = available - VOICE;
+            let cost = |n: usize| CAMERA[n] * if self.shown.is_some_and(|shown| shown >= n) { 1.0 } else { 1.15 };
+            let fits = (0..CAMERA.len()).rev().find(|n| cost(*n) <= left);
+            self.bandwidth.want(if fits == Some(2) { 0 } else { ((CAMERA[2] + VOICE) * 1.2) as u64 });
+            match fits {
+                None => (self.shown, self.turning) = (None, None),
+                fits if fits == self.shown => self.turning = None,
+                Some(to) if self.turning.is_none_or(|(turning, _)| turning != to) => {
+                    self.turning = Some((to, self.now + KEY_FRAME_AFTER));
+                    if self.shown.is_some_and(|shown| CAMERA[shown] > 1.25 * left) {
+                        self.shown = None;
+                    }
+                }
+                Some(_) => {}
+            }
+            if tick % 7 == 0 {
+                let mut bytes = self.shown.map_or(0.0, |shown| CAMERA[shown] / 15.0 / 8.0);
+                if let Some((to, _)) = self.turning.take_if(|(_, at)| *at <= self.now) {
+                    self.shown = Some(to);
+                    self.turns += 1;
+                    bytes = CAMERA[to] / 8.0 * KEY_FRAME;
+                }
+                while bytes > 0.0 {
+                    self.send_media(PACKET.min(bytes as usize + 50), 0);
+                    bytes -= PACKET as f64;
+                }
+            }
+            if tick % 2 == 0 {
+                self.send_media(VOICE as usize / 8 / 50, u8::MAX);
+            }
+            for (bytes, times) in std::mem::take(&mut self.lost) {
+                if self.shown.is_some() && self.bandwidth.may_repeat(self.now, bytes) {
+                    self.send_media(bytes, times + 1);
+                }
+            }
+            let mut padding = self.bandwidth.probe_due(self.now);
+            while padding > 0 {
+                let bytes = padding.min(PADDING);
+                padding -= bytes;
+                self.send(bytes);
+            }
+            if tick % 10 == 0 {
+                self.report();
+            }
+            if std::env::var("TRACE").is_ok() && tick % 25 == 0 {
+                println!(
+                    "{:.2} est {:.0} shown {:?} turning {:?} queue {} arriving {:?} loss {:.2} usage {:?}",
+                    self.now.micros() as f64 / 1e6,
+                    available / 1e3,
+                    self.shown,
+                    self.turning.map(|t| t.0),
+                    self.free.saturating_sub(self.now.micros()) / 1000,
+                    self.bandwidth.arriving().map(|x| x as u64 / 1000),
+                    self.bandwidth.loss,
+                    self.bandwidth.delay.usage(),
+                );
+            }
+        }
+    }
+
+    fn send_media(&mut self, bytes: usize, times: u8) {
+        if times < 6 {
+            self.under_way.insert(self.seq, (bytes, times));
+        }
+        self.send(bytes);
+    }
+
+    fn available_or(&self, unknown: f64) -> f64 {
+        self.bandwidth.available().map_or(unknown, |available| available as f64)
+    }
+
     fn report(&mut self) {
         let now = self.now.micros() as i64 - self.way as i64; // the report needs its time, too
         let mut due: Vec<_> = self.arrivals.extract_if(.., |(_, at)| *at <= now).collect();
@@ -100,7 +190,10 @@ impl Link {
         let mut reports = Vec::new();
         for offset in 0..=last.wrapping_sub(self.reported) {
             let seq = self.reported.wrapping_add(offset);
-            reports.push((seq, due.iter().find(|(known, _)| *known == seq).map(|(_, at)| *at)));
+            let arrival = due.iter().find(|(known, _)| *known == seq).map(|(_, at)| *at);
+            let sent = self.under_way.remove(&seq);
+            self.lost.extend(sent.filter(|_| arrival.is_none()));
+            reports.push((seq, arrival));
         }
         self.reported = last.wrapping_add(1);
         self.bandwidth.on_feedback(self.now, reports.into_iter(), 2 * self.way);
@@ -111,6 +204,12 @@ impl Link {
     }
 }
 
+/// Bits per second of a voice and its copies.
+const VOICE: f64 = 80_000.0;
+/// From asking for a key frame until it is there.
+const KEY_FRAME_AFTER: u64 = 150 * MILLISECOND;
+/// A key frame is as large as so many seconds of its layer.
+const KEY_FRAME: f64 = 0.4;
 const CAMERA: [f64; 3] = [120_000.0, 450_000.0, 1_700_000.0];
 
 #[test]
@@ -215,4 +314,38 @@ fn lies_stay_within_bounds() {
     }
     assert!(bandwidth.available().is_none_or(|available| available as f64 <= CEILING));
     assert!(bandwidth.arrivals.len() < 2048);
+}
+
+#[test]
+fn repairs_and_key_frames_do_not_keep_the_queue_of_a_link_full_that_narrowed() {
+    let mut link = Link::new(3_000_000.0);
+    link.show(8.0);
+    assert_eq!(link.shown, Some(2));
+    link.rate = 500_000.0;
+    link.show(1.0);
+    assert_eq!(link.shown, Some(0), "what fits beside the voice");
+    (link.waited, link.turns) = (0, 0);
+    link.show(19.0);
+    assert!(link.waited < 150 * MILLISECOND, "{} us in the queue", link.waited);
+    assert_eq!((link.shown, link.turns), (Some(0), 0));
+    link.rate = 3_000_000.0;
+    link.show(6.0);
+    assert_eq!(link.shown, Some(2));
+    link.turns = 0;
+    link.show(20.0);
+    assert_eq!((link.shown, link.turns), (Some(2), 0));
+}
+
+#[test]
+fn where_no_picture_fits_the_voice_goes_on() {
+    let mut link = Link::new(3_000_000.0);
+    link.show(8.0);
+    link.rate = 150_000.0;
+    link.show(2.0);
+    link.waited = 0;
+    link.show(18.0);
+    assert!(link.waited < 200 * MILLISECOND, "{} us in the queue", link.waited);
+    link.rate = 3_000_000.0;
+    link.show(10.0);
+    assert_eq!(link.shown, Some(2));
 }
