@@ -23,6 +23,7 @@ from playwright.async_api import async_playwright
 
 from .cascade import table
 from .cascade_machine import Machine
+from .janus import JanusError
 from .network import process_cpu
 from .quality_cases import Book, Case, cases, results
 from .quality_link import Condition
@@ -33,6 +34,7 @@ from .quality_targets import ANN, BEN, HEADLESS, Camera, Focus, Janus, Target
 LIBRARIES = Path(".cache/libsrtp-openssl")
 LATE = 30.0  # milliseconds that the links may be late at most, for a run to count
 CAMERA = Camera()
+PRESSURE = 0.5  # of the time that some process may have waited for a CPU
 TRACE = 0.25  # seconds
 
 Figures = dict[str, float | None]
@@ -48,7 +50,7 @@ class Stage:
 
     async def play(self, target: Target, case: Case) -> Figures:
         """One run."""
-        machine = Machine()
+        machine, pressed = Machine(), _pressure()
         good = Condition(case.delay)
         for client in (ANN, BEN, HEADLESS):
             await self._network.set(client, good, good)
@@ -86,8 +88,9 @@ class Stage:
             "late_max_ms": link["late_max_ms"],
             "steal": machine.stolen(),
             "busy": machine.others(),
-            "valid": float(link["late_p99_ms"] < LATE and not slowed),
+            "pressure": (_pressure() - pressed) / machine.seconds,
         }
+        figures["valid"] = float(link["late_p99_ms"] < LATE and not slowed and (figures["pressure"] or 0) < PRESSURE)
         await call.hang_up()
         return figures
 
@@ -103,6 +106,12 @@ class Stage:
 
 
 KEPT = ("pli_in_total", "pli_out_total", "nack_in_total", "nack_out_total", "rtx_out_total", "layer_switches_total")
+
+
+def _pressure() -> float:
+    """Seconds that some process here was ready to run and had no CPU (the kernel's pressure stall information)."""
+    some = Path("/proc/pressure/cpu").read_text().splitlines()[0]
+    return int(some.rsplit("=", 1)[1]) / 1e6
 
 
 def _bits(first: Mapping[str, Any] | None, last: Mapping[str, Any]) -> float:
@@ -136,7 +145,7 @@ COLUMNS = (
     ("... of Ann", "focus_pli_out_total", "{:.0f}"),
     ("others' longest gap, ms", "others_freeze_ms", "{:.0f}"),
     ("late p99, ms", "late_ms", "{:.1f}"),
-    ("CPUs busy", "busy", "{:.2f}"),
+    ("waited for CPUs", "pressure", "{:.0%}"),
     ("runs", "runs", "{:.0f}"),
 )
 
@@ -144,8 +153,10 @@ COLUMNS = (
 def show(found: Mapping[str, Mapping[str, Figures]]) -> None:
     """One table, the targets beside each other."""
     rows = []
-    for case in next(iter(found.values())):
+    for case in dict.fromkeys(case for by_case in found.values() for case in by_case):
         for target, by_case in found.items():
+            if case not in by_case:
+                continue
             figures = by_case[case]
             cells = [form.format(value) if (value := figures.get(key)) is not None else "-" for _, key, form in COLUMNS]
             rows.append((case, target + ("" if figures["valid"] else " (overload)"), *cells))
@@ -193,7 +204,11 @@ async def measure(wanted: Sequence[Case], targets: Sequence[Target], runs: int, 
                         await target.start()
                         try:
                             for case in wanted:
-                                figures = await stage.play(target, case)
+                                try:
+                                    figures = await stage.play(target, case)
+                                except (TimeoutError, JanusError) as error:
+                                    print(f"run {run + 1}, {target.name}, {case.name}: {error!r}", file=sys.stderr)
+                                    continue
                                 found.setdefault(target.name, {}).setdefault(case.name, []).append(figures)
                                 print(f"run {run + 1}, {target.name}, {case.name}: {_line(figures)}", file=sys.stderr)
                         finally:

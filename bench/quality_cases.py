@@ -128,6 +128,10 @@ class Book:
         """Seconds until the first picture whose width is within these bounds."""
         return next((at - since for at, width in self.frames if since <= at <= until and least <= width <= most), None)
 
+    def first_frame(self, since: float) -> float:
+        """When the first picture was shown after a moment; that moment if none was."""
+        return next((at for at, _ in self.frames if at >= since), since)
+
     def _ends(self, since: float, until: float) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
         inside = [sample for sample in self.samples if since <= sample["at"] <= until]
         if not inside:
@@ -178,6 +182,6 @@ def results(case: Case, book: Book, layers: Mapping[str, Mapping[str, Any]], bes
                 book.switches(dropped + SETTLED, widened) + book.switches(min(widened + 2 * SETTLED, end), end)
             ),
             "asked": float(book.asked(dropped, end)),
-            "freeze_up_ms": book.freezes(widened, end)[0],
+            "freeze_up_ms": book.freezes(book.first_frame(widened), end)[0],
         }
     return found

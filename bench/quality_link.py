@@ -1,6 +1,6 @@
 """Links with loss, delay, jitter, reordering and a rate: what netem and tbf do, also where the kernel has no netem.
 
-A process of its own that holds two TUN devices for each link, one in the client's namespace and one in the server's,
+A process of its own that holds two TUN devices for each link, one in the client's namespace and one in a router's,
 and carries each packet from one to the other, later or never. Each line on stdin is a JSON object with `op`; each has
 one line of JSON as its answer on stdout.
 """
@@ -101,14 +101,14 @@ def _tun(name: str, namespace: str) -> int:
 class Links:
     """Both directions of all links."""
 
-    def __init__(self, server: str, clients: list[str], seed: int) -> None:
+    def __init__(self, router: str, clients: list[str], seed: int) -> None:
         self._ways: list[tuple[Way, Way]] = []  # up, down
         self._carries: dict[int, tuple[int, Way]] = {}  # from where: to where, and how
         self._waiting: list[tuple[float, int, int, bytes]] = []
         self._numbers = itertools.count()
         self._lateness: list[float] = []
         for number, client in enumerate(clients):
-            near, far = _tun(f"q{os.getpid()}-{number}", client), _tun(f"up{number}", server)
+            near, far = _tun(f"q{os.getpid()}-{number}", client), _tun(f"up{number}", router)
             up, down = Way(2 * number + 16 * seed), Way(2 * number + 1 + 16 * seed)
             self._ways.append((up, down))
             self._carries[near] = (far, up)
@@ -171,11 +171,11 @@ class Links:
 
 
 def main() -> None:
-    """`SEED SERVER CLIENT...`: the namespaces' names. The devices are there once the first answer is."""
-    seed, server, *clients = sys.argv[1:]
+    """`SEED ROUTER CLIENT...`: the namespaces' names. The devices are there once the first answer is."""
+    seed, router, *clients = sys.argv[1:]
     os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(10))  # a packet that is carried late is delay of the machine
     gc.disable()
-    Links(server, clients, int(seed)).run()
+    Links(router, clients, int(seed)).run()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A server's network namespace, one for each client, and links between them that do to packets what they are told."""
+"""A server's network namespace behind a router's, one for each client, and links from these to the router."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from tests.support.namespaces import Namespace
 
 from .load_peers import Lines
+from .network import CLIENTS as ROUTER
 from .network import SERVER
 from .quality_link import Condition
 
@@ -32,16 +33,18 @@ def _ip(*arguments: str) -> None:
 @contextmanager
 def _namespaces() -> Iterator[str]:
     name = f"sfu-quality-{os.getpid()}"
-    everybody = [f"{name}-s", *(client_name(name, number) for number in range(CLIENTS))]
+    server, router = f"{name}-s", f"{name}-r"
+    everybody = [server, router, *(client_name(name, number) for number in range(CLIENTS))]
     try:
         for namespace in everybody:
             _ip("netns", "add", namespace)
             _ip("-n", namespace, "link", "set", "lo", "up")
-        # Janus offers no address of the loopback device.
-        _ip("-n", everybody[0], "link", "add", "here", "type", "veth", "peer", "name", "nowhere")
-        for device in ("here", "nowhere"):
-            _ip("-n", everybody[0], "link", "set", device, "up")
-        _ip("-n", everybody[0], "addr", "add", f"{SERVER}/32", "dev", "here")
+        _ip("-n", server, "link", "add", "out", "type", "veth", "peer", "name", "in", "netns", router)
+        for namespace, device, address in ((server, "out", SERVER), (router, "in", ROUTER)):
+            _ip("-n", namespace, "addr", "add", f"{address}/24", "dev", device)
+            _ip("-n", namespace, "link", "set", device, "up")
+        _ip("-n", server, "route", "add", "default", "via", ROUTER)
+        _ip("netns", "exec", router, "sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward")
         yield name
     finally:
         for namespace in everybody:
@@ -80,7 +83,7 @@ class Network:
         """Lay the links."""
         name = os.environ[_INSIDE]
         clients = [client_name(name, number) for number in range(CLIENTS)]
-        command = (sys.executable, "-m", "bench.quality_link", str(seed), f"{name}-s", *clients)
+        command = (sys.executable, "-m", "bench.quality_link", str(seed), f"{name}-r", *clients)
         network = cls(await Lines.start(*command))
         await network.count()
         for number, client in enumerate(network.clients):
@@ -88,8 +91,8 @@ class Network:
             _ip("-n", client.name, "link", "set", f"q{pid}-{number}", "name", "link", "up")
             _ip("-n", client.name, "addr", "add", f"{client.address}/32", "dev", "link")
             _ip("-n", client.name, "route", "add", "default", "dev", "link")
-            _ip("-n", f"{name}-s", "link", "set", f"up{number}", "up")
-            _ip("-n", f"{name}-s", "route", "add", f"{client.address}/32", "dev", f"up{number}")
+            _ip("-n", f"{name}-r", "link", "set", f"up{number}", "up")
+            _ip("-n", f"{name}-r", "route", "add", f"{client.address}/32", "dev", f"up{number}")
         return network
 
     async def set(self, link: int, up: Condition, down: Condition) -> None:

@@ -107,6 +107,8 @@ pub struct Layer {
     pub flowed: bool,
     /// How much it sends.
     pub meter: Meter,
+    /// The timestamp of its newest key frame.
+    pub key_frame_timestamp: Option<u32>,
     /// What is known of the layers within it, if there are any.
     pub within: Option<Box<Within>>,
     /// Holes in its sequence (video).
@@ -122,6 +124,11 @@ pub struct Layer {
 impl Layer {
     /// Notes a packet that carries media, of so many bytes on the wire. Returns whether a new frame begins with it.
     pub fn on_packet(&mut self, packet: &Packet, bytes: usize, now: Time) -> bool {
+        // A key frame is no part of what a layer takes: whoever changes layers is asked for one, and it passes.
+        if packet.key_frame.is_some() {
+            self.key_frame_timestamp = Some(packet.timestamp);
+        }
+        let bytes = if self.key_frame_timestamp == Some(packet.timestamp) { 0 } else { bytes };
         self.meter.on_bytes(bytes, now);
         if let Some(highest) = self.reader.highest.filter(|highest| *highest > Cell::new(0, 0)) {
             self.within.get_or_insert_default().on_packet(packet, highest, bytes, now);

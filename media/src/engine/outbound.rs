@@ -403,6 +403,9 @@ fn write(
     if leg.transport_seq != transport {
         leg.bandwidth.on_sent(now, transport, length);
     }
+    if packet.key_frame.is_some() {
+        leg.bandwidth.on_key_frame(now);
+    }
     let length = length as u64;
     counters.forwarded += 1;
     counters.trunk_out += u64::from(outgoing.layer.is_some());

@@ -23,9 +23,12 @@ const SPARE: u64 = 120;
 const TOO_MUCH: u64 = 125;
 
 /// Redundant audio is sent without its copies on a link that carries less than so many times all voices with them, ...
-const COPIES: u64 = 2;
+const COPIES: u64 = 3;
 /// ... until it carries so many times as much.
-const COPIES_AGAIN: u64 = 3;
+const COPIES_AGAIN: u64 = 4;
+
+/// What voices take without their copies, in percent of what they take with them.
+const WITHOUT_COPIES: u64 = 60;
 
 /// A picture's place: the sent stream, the publishing leg and its track, and the choices and temporal layers that the
 /// steps stand for.
@@ -43,7 +46,7 @@ impl Engine {
         if budget.is_none() && self.legs[key].outgoing.iter().flatten().all(|outgoing| outgoing.limit == Limit::None) {
             return;
         }
-        let mut voices = 0;
+        let (mut voices, mut spared) = (0, 0);
         let (mut shown, mut pictures) = (Vec::new(), Vec::new());
         for (index, outgoing) in self.legs[key].outgoing.iter().enumerate() {
             let Some(outgoing) = outgoing else { continue };
@@ -51,7 +54,9 @@ impl Engine {
             let Some(Some(track)) = self.legs.get(leg).and_then(|leg| leg.tracks.get(place)) else { continue };
             if track.kind == Kind::Audio {
                 let all = Choice { spatial: Cell::ALL.spatial, ..Choice::default() };
-                voices += if self.has_voice(leg, place) { bits(track, &all) } else { 0 };
+                let takes = if self.has_voice(leg, place) { bits(track, &all) } else { 0 };
+                voices += takes;
+                spared += if outgoing.plain { takes * (100 - WITHOUT_COPIES) / 100 } else { 0 };
                 continue;
             }
             let choices = track.choices();
@@ -76,7 +81,7 @@ impl Engine {
             shown.push(Shown { outgoing: index, source: (leg, place), layers, sent: takes });
         }
         self.spare_copies(key, budget, voices);
-        let left = budget.map(|budget| budget.saturating_sub(voices));
+        let left = budget.map(|budget| budget.saturating_sub(voices - spared));
         let granted = share(left, &pictures);
         let complete =
             granted.iter().zip(&pictures).all(|(step, picture)| step.map_or(0, |step| step + 1) == picture.steps.len());

@@ -29,6 +29,10 @@ const LOSS: f64 = 0.15;
 const LOSS_SPAN: (f64, f64) = (150.0, 3.0);
 /// With packets that wait so much longer than at best, less loss says the same: the queue is full.
 const FULL: (u64, f64) = (60 * MILLISECOND, 0.05);
+/// A queue in which packets wait no longer does not grow, whatever the trend says.
+const EMPTY: u64 = 20 * MILLISECOND;
+/// So long, and a round trip, the queue that a key frame makes is its own.
+const KEY_FRAME: u64 = 500 * MILLISECOND;
 /// What arrived in this time says how much arrives.
 const ARRIVALS: i64 = 300 * MILLISECOND as i64;
 /// What is lost is sent again with at most this part of the estimate, so that repairs do not keep a queue full, ...
@@ -79,6 +83,7 @@ pub struct Bandwidth {
     loss: f64,
     receiver: Option<u64>, // its own word: REMB
     wanted: f64,
+    key_frame: Option<Time>,
     repairs: f64, // bytes that may be sent again now
     repaired: Time,
     probe: Option<Probe>,
@@ -190,16 +195,20 @@ impl Bandwidth {
         (span >= ARRIVALS as f64 / 3.0).then(|| bytes as f64 * 8.0 * SECOND as f64 / span)
     }
 
-    /// Bits per second that a full queue lets through: the least of what arrives, and arrived in the last third of the time.
-    fn drained(&self) -> Option<f64> {
-        let arriving = self.arriving()?;
+    /// Bits per second that arrived in the last third of that time.
+    fn arriving_now(&self) -> Option<f64> {
         let newest = self.arrivals.back()?.0;
         let lately = self.arrivals.iter().rev().take_while(|(at, _)| newest - at <= ARRIVALS / 3);
-        let (bytes, oldest) = lately.fold((0, newest), |(bytes, _), (at, size)| (bytes + u64::from(*size), *at));
-        let (span, first) = ((newest - oldest) as f64, self.arrivals.iter().find(|(at, _)| *at == oldest)?.1);
-        let enough = span >= ARRIVALS as f64 / 6.0;
-        let rate = (bytes - u64::from(first).min(bytes)) as f64 * 8.0 * SECOND as f64 / span.max(1.0);
-        Some(if enough { arriving.min(rate) } else { arriving })
+        let (bytes, first, oldest) =
+            lately.fold((0, 0, newest), |(bytes, _, _), (at, size)| (bytes + u64::from(*size), *size, *at));
+        let span = (newest - oldest) as f64;
+        let bytes = (bytes - u64::from(first)) as f64;
+        (span >= ARRIVALS as f64 / 6.0).then(|| bytes * 8.0 * SECOND as f64 / span)
+    }
+
+    /// A key frame leaves now: for a moment its packets queue, whatever the way carries.
+    pub fn on_key_frame(&mut self, now: Time) {
+        self.key_frame = Some(now);
     }
 
     fn update(&mut self, now: Time, passed: f64, round_trip: u64) {
@@ -213,13 +222,19 @@ impl Bandwidth {
         };
         let calm = self.decreased.is_none_or(|at| now.since(at) > round_trip + 200 * MILLISECOND);
         let probing = self.probe.is_some();
-        let full = self.delay.queueing() > FULL.0 && self.loss > FULL.1;
-        let usage = if full { Usage::Over } else { self.delay.usage() };
+        let queueing = self.delay.queueing();
+        let usage = match self.delay.usage() {
+            _ if queueing > FULL.0 && self.loss > FULL.1 => Usage::Over,
+            Usage::Over if queueing < EMPTY => Usage::Under, // jitter, or repairs in a row: nothing stands there
+            Usage::Over if self.key_frame.is_some_and(|at| now.since(at) < KEY_FRAME + round_trip) => Usage::Under,
+            usage => usage,
+        };
         let estimate = match (usage, arriving) {
             (Usage::Over, Some(arriving)) if calm && !probing => {
-                let through = if self.delay.queueing() > FULL.0 { self.drained() } else { None };
+                // While a queue stands, what arrives is what the way carries; else what was sent may be less.
+                let lately = self.arriving_now().unwrap_or(arriving);
                 self.back_off(now);
-                estimate.min(BACK_OFF * through.unwrap_or(arriving))
+                estimate.min(BACK_OFF * if queueing > FULL.0 { lately } else { lately.max(arriving) })
             }
             (Usage::Normal, Some(arriving)) if self.loss > LOSS && calm && !probing => {
                 self.back_off(now);

@@ -29,6 +29,8 @@ const THRESHOLD_DOWN: f64 = 0.039;
 const THRESHOLD_REACH: f64 = 15.0;
 /// The least delay is that of the last one or two such spans.
 const BASELINE: i64 = 10 * SECOND as i64;
+/// A queue stands that so many groups one after the other have found.
+const STANDING: usize = 3;
 /// A pause in feedback after which delays are compared anew.
 const PAUSE: i64 = 3 * SECOND as i64;
 
@@ -68,7 +70,7 @@ pub struct Delay {
     usage: Usage,
     least: [i64; 2], // delay: of the present and of the former span of BASELINE
     spanned: i64,
-    newest: i64, // delay of the newest group
+    newest: [i64; STANDING], // delay of the newest groups
 }
 
 impl Default for Delay {
@@ -88,7 +90,7 @@ impl Default for Delay {
             usage: Usage::Normal,
             least: [i64::MAX; 2],
             spanned: 0,
-            newest: i64::MAX,
+            newest: [i64::MAX; STANDING],
         }
     }
 }
@@ -100,9 +102,10 @@ impl Delay {
         *self = Self { threshold: self.threshold, least, spanned, ..Self::default() };
     }
 
-    /// How much longer packets take than they did at best lately.
+    /// How much longer packets take than they did at best lately: all of the newest groups, not only one behind a large frame.
     pub fn queueing(&self) -> u64 {
-        u64::try_from(self.newest.saturating_sub(self.least[0].min(self.least[1]))).unwrap_or(0)
+        let standing = self.newest.into_iter().fold(i64::MAX, i64::min);
+        u64::try_from(standing.saturating_sub(self.least[0].min(self.least[1]))).unwrap_or(0)
     }
 
     /// What was found last.
@@ -136,12 +139,14 @@ impl Delay {
     }
 
     fn on_group(&mut self, before: Group, group: Group) {
-        self.newest = group.last_arrival - group.last_sent;
+        let newest = group.last_arrival - group.last_sent;
+        self.newest.rotate_right(1);
+        self.newest[0] = newest;
         if group.last_arrival - self.spanned > BASELINE {
             self.spanned = group.last_arrival;
             self.least = [i64::MAX, self.least[0]];
         }
-        self.least[0] = self.least[0].min(self.newest);
+        self.least[0] = self.least[0].min(newest);
         let sent = group.last_sent - before.last_sent;
         let arrived = group.last_arrival - before.last_arrival;
         let variation = (arrived - sent) as f64 / 1000.0;
