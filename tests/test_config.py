@@ -197,7 +197,7 @@ def test_new_options_come_with_their_comments_and_every_line_of_the_operator_sta
     kept = iter(updated.text.splitlines())
     assert all(line in kept for line in text.splitlines()), "a line is gone or out of order"
     assert (
-        "      # How many threads move packets; null: one for each processor core. Default: 1\n      threads: 1\n"
+        "      # How many threads move packets. Default: null (one for each processor core)\n      threads: null\n"
         in updated.text
     )
     assert updated.parse() == file.parse()
@@ -282,7 +282,7 @@ def test_saving_is_atomic_and_keeps_the_mode(tmp_path: Path) -> None:
     ConfigFile.read(link).with_new_options().save()
     assert link.is_symlink()
     assert stat.S_IMODE(file.path.stat().st_mode) == 0o640
-    assert "threads: 1" in file.path.read_text()
+    assert "threads: null" in file.path.read_text()
     assert sorted(os.listdir(tmp_path)) == ["config.yaml", "link.yaml"]
 
 

@@ -120,7 +120,7 @@ def test_generating_needs_to_know_the_homeserver_first(folder: Path, capsys: pyt
 
 
 def test_a_start_brings_new_options_into_the_file(registered: Path, app: Callable[[Run], None]) -> None:
-    text = registered.read_text().replace("    threads: 1\n", "    # my note\n")
+    text = registered.read_text().replace("    threads: null\n", "    # my note\n")
     registered.write_text(text)
     started: list[Config] = []
 
@@ -132,22 +132,22 @@ def test_a_start_brings_new_options_into_the_file(registered: Path, app: Callabl
     assert main(["-n"]) == 0
     assert registered.read_text() == text
     assert main([]) == 0
-    assert "    threads: 1\n" in registered.read_text()
+    assert "    threads: null\n" in registered.read_text()
     assert "    # my note\n" in registered.read_text()
     assert started[0] == started[1]
-    assert started[0].media.threads == 1
+    assert started[0].media.threads is None
 
 
 def test_a_file_that_may_not_be_written_is_used_as_it_is(
     registered: Path, app: Callable[[Run], None], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    registered.write_text(registered.read_text().replace("    threads: 1\n", ""))
+    registered.write_text(registered.read_text().replace("    threads: null\n", ""))
 
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("mautrix_sfu.config.file.tempfile.mkstemp", refuse)
-    app(lambda config: (config.media.threads or 0) - 1)
+    app(lambda config: 0 if config.media.threads is None else 1)
     assert main([]) == 0
     assert "config.yaml: new options could not be written: Permission denied" in capsys.readouterr().err
 
@@ -155,7 +155,7 @@ def test_a_file_that_may_not_be_written_is_used_as_it_is(
 def test_unknown_options_are_warned_of(
     registered: Path, app: Callable[[Run], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    registered.write_text(registered.read_text().replace("    threads: 1", "    threds: 1"))
+    registered.write_text(registered.read_text().replace("    threads: null", "    threds: null"))
     app(lambda _: 0)
     assert main(["-n"]) == 0
     assert "media.threds: unknown option, ignored; did you mean media.threads?" in capsys.readouterr().err
@@ -164,7 +164,7 @@ def test_unknown_options_are_warned_of(
 def test_every_wrong_option_is_a_line_and_nothing_is_started_or_written(
     registered: Path, app: Callable[[Run], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    text = registered.read_text().replace("port: 29342", "port: no").replace("threads: 1", "threads: 0")
+    text = registered.read_text().replace("port: 29342", "port: no").replace("threads: null", "threads: 0")
     text = text.replace("    migrate: true\n", "")
     registered.write_text(text)
     app(lambda _: pytest.fail("started"))
