@@ -62,6 +62,9 @@ async def test_a_scrape_shows_how_close_two_people_come_to_each_limit(
     alice.tell("m.call.ping", padding=PADDING)
     await alice.until(lambda: alice.said("m.call.pong"), what="a pong")
     bounds = {labels["limit"]: value for labels, value in await focus.samples("mautrix_sfu_limit")}
+    async with asyncio.timeout(45):  # bitrates are those of the last seconds
+        while not await focus.metric("mautrix_sfu_limit_used", limit="bitrate_per_leg"):
+            await asyncio.sleep(0.1)
     used = {labels["limit"]: value for labels, value in await focus.samples("mautrix_sfu_limit_used")}
     assert set(used) == set(bounds)
     nothing = {"held_legs", "held_legs_per_user", "trunks"}
