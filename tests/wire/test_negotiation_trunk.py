@@ -18,7 +18,7 @@ from mautrix_sfu.wire.negotiation import LocalTransport, Negotiation
 from mautrix_sfu.wire.plan import Line, MediaPlan, Receive, SendLayer
 from mautrix_sfu.wire.sdp import Direction, Msid, SdpError, write
 from mautrix_sfu.wire.sdp_parser import parse
-from mautrix_sfu.wire.sdp_profile import MID, REPAIRED_RID, RID
+from mautrix_sfu.wire.sdp_profile import MID, REPAIRED_RID, RID, TRANSPORT_CC
 
 from .recordings import CAPTURES, text_of
 
@@ -293,6 +293,21 @@ def test_both_plans_agree_once_the_offer_is_answered(sender: str) -> None:
     assert [layer.rid for layer in video.layers] == ["f", "h", "q"]
     ssrcs = [ssrc for layer in video.layers for ssrc in (layer.ssrc, layer.rtx_ssrc)]
     assert len(set(ssrcs)) == 6
+
+
+@pytest.mark.parametrize("sender", ["dialler", "called"])
+def test_either_end_is_told_by_transport_cc_what_its_link_carries_also_of_redundant_voices(sender: str) -> None:
+    trunk = connected()
+    end: End = getattr(trunk, sender)
+    trunk.want(end, track(1, Kind.AUDIO), track(2))
+    plans = [side.negotiation.plan for side in (trunk.dialler, trunk.called)]
+    assert plans[0].extensions[TRANSPORT_CC] == plans[1].extensions[TRANSPORT_CC]
+    voice = end.negotiation.plan.lines[0].send
+    assert voice is not None
+    assert voice.red_pt in {payload.pt for plan in plans for payload in plan.payloads if payload.codec == "red"}
+    for line in parse(end.negotiation.make_offer([track(1, Kind.AUDIO), track(2)])).lines[1:]:
+        assert TRANSPORT_CC in {uri for _, uri in line.extensions}
+        assert "transport-cc" in line.codecs[0].feedback
 
 
 def test_the_dialler_answers_active_and_the_called_side_passive() -> None:
