@@ -243,6 +243,37 @@ async def test_a_picture_that_pauses_for_a_narrow_link_says_so_until_it_flows_ag
     await paused.wait_for(state="hidden")
 
 
+async def test_a_layer_that_nobody_watches_is_not_sent_and_comes_back_when_it_is_wanted(call: PagesCall) -> None:
+    alice, bob = await call.page("alice"), await call.headless("bob")
+    await bob.subscribe_to(alice, size=(1280, 720), kinds=("video",))
+    video = bob.track_of(alice, "video")
+    assert video is not None
+
+    async def sent() -> dict[str, int]:
+        return {str(s["rid"]): int(s["packetsSent"]) for s in await alice.outbound("video")}
+
+    async def goes_on(rid: str) -> bool:
+        before = (await sent()).get(rid, 0)
+        await asyncio.sleep(0.5)
+        return (await sent()).get(rid, 0) > before
+
+    await alice.wait("the largest layer", lambda: goes_on("f"))
+    bob.subscribe(video, size=(320, 180))
+
+    async def is_alone() -> bool:
+        return not await goes_on("f") and await goes_on("h")
+
+    await alice.wait("the smallest layer alone", is_alone)
+    before, asked = (await sent())["f"], time.monotonic()
+    bob.subscribe(video, size=(1280, 720))
+
+    async def is_back() -> bool:
+        return (await sent())["f"] > before
+
+    await alice.wait("the largest layer again", is_back)
+    print(f"the largest layer was back after {time.monotonic() - asked:.2f} s")
+
+
 async def test_who_is_banned_is_told_and_the_page_does_not_try_again(call: PagesCall) -> None:
     focus = call.deployment.focus
     page = await call.page("alice")
