@@ -5,7 +5,6 @@
 //! tell each other goes from thread to thread ([`crate::engine::crossing`]), a batch at a time.
 
 mod addresses;
-mod hold;
 #[allow(unsafe_code)] // the system calls that std has no names for; each use says why it is sound
 mod sys;
 #[cfg(test)]

@@ -9,7 +9,6 @@ use std::sync::{Arc, LazyLock};
 use std::thread::JoinHandle;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use super::hold::Hold;
 use super::sys::{self, BATCH, Receiver, Sender};
 use super::traffic::Traffic;
 use super::{Connect, Mailbox, Message, Notice, Shared, lock};
@@ -68,7 +67,6 @@ pub fn spawn(index: usize, sockets: Vec<UdpSocket>, shared: Arc<Shared>, clock: 
         arrived: Crossing::default(),
         published: None,
         traffic: Traffic::default(),
-        hold: Hold::default(),
         stamps: Vec::new(),
         sender: Sender::new(),
         segments: true,
@@ -96,7 +94,6 @@ struct Worker {
     started: Instant,
     published: Option<Time>,
     traffic: Traffic,
-    hold: Hold,
     stamps: Vec<(u64, u64)>, // of packets that are due: when received, to how many
     sender: Sender,
     segments: bool, // messages of several datagrams are sent as such
@@ -113,10 +110,7 @@ impl Worker {
         self.publish(self.now());
         loop {
             self.list_descriptors(&mut descriptors);
-            let slept = self.now();
-            sys::poll(&mut descriptors, self.timeout(slept))?;
-            let woke = self.now();
-            self.hold.on_wait(slept, woke);
+            sys::poll(&mut descriptors, self.timeout())?;
             let [wake, sockets @ ..] = &descriptors[..] else { return Ok(()) };
             if wake.revents != 0 && !self.take_mail()? {
                 return Ok(());
@@ -131,7 +125,6 @@ impl Worker {
                 self.engine.tick(now);
             }
             self.hand_over();
-            self.flush()?;
             self.send_on(now)?;
             self.publish(now);
             let events = self.engine.take_events();
@@ -149,9 +142,8 @@ impl Worker {
         descriptors.extend(all.map(|fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 }));
     }
 
-    fn timeout(&self, now: Time) -> u64 {
-        let deadlines = self.hold.deadline().into_iter().chain(self.engine.deadline());
-        deadlines.min().map_or(IDLE, |deadline| deadline.since(now))
+    fn timeout(&self) -> u64 {
+        self.engine.deadline().map_or(IDLE, |deadline| deadline.since(self.now()))
     }
 
     fn mailbox(&self) -> &Mailbox {
@@ -277,24 +269,21 @@ impl Worker {
                 }
             }
             self.hand_over(); // others can begin meanwhile
+            self.send_on(now)?;
             if count < BATCH {
-                return self.send_on(now);
+                return Ok(());
             }
-            self.send_all(now)?;
         }
         Ok(())
     }
 
-    /// Sends what is due to subscribers, unless it waits for more that goes the same way.
+    /// Sends what is due to subscribers, and whatever else waits.
     fn send_on(&mut self, now: Time) -> io::Result<()> {
-        if self.stamps.is_empty() || self.hold.waits(now) { Ok(()) } else { self.send_all(now) }
-    }
-
-    /// Sends what is due to subscribers.
-    fn send_all(&mut self, now: Time) -> io::Result<()> {
         self.engine.finish(now);
         self.flush()?;
-        self.hold.end();
+        if self.stamps.is_empty() {
+            return Ok(());
+        }
         let sent = sys::wall_nanos();
         for (received, times) in self.stamps.drain(..) {
             let micros = if received == 0 { 0 } else { sent.saturating_sub(received) / 1000 };
