@@ -17,7 +17,8 @@ SERVER_CORE, CLIENT_CORE = 0, 1
 _INSIDE = "MAUTRIX_SFU_BENCH_NETWORK"
 
 
-def _ip(*arguments: str) -> None:
+def ip(*arguments: str) -> None:
+    """Run ip(8); CalledProcessError if it fails."""
     subprocess.run(("ip", *arguments), check=True)
 
 
@@ -26,15 +27,15 @@ def _network() -> Iterator[str]:
     name = f"sfu-bench-{os.getpid()}"
     server, clients = f"{name}-s", f"{name}-c"
     try:
-        _ip("netns", "add", server)
-        _ip("netns", "add", clients)
-        _ip("-n", server, "link", "add", "veth0", "type", "veth", "peer", "name", "veth1", "netns", clients)
+        ip("netns", "add", server)
+        ip("netns", "add", clients)
+        ip("-n", server, "link", "add", "veth0", "type", "veth", "peer", "name", "veth1", "netns", clients)
         for netns, device, address in ((server, "veth0", SERVER), (clients, "veth1", CLIENTS)):
-            _ip("-n", netns, "addr", "add", f"{address}/24", "dev", device)
-            _ip("-n", netns, "link", "set", device, "up")
-            _ip("-n", netns, "link", "set", "lo", "up")
-        _ip("-n", server, "route", "add", f"{PEERS}.0.0/16", "via", CLIENTS)
-        _ip("-n", clients, "route", "add", "local", f"{PEERS}.0.0/16", "dev", "lo")
+            ip("-n", netns, "addr", "add", f"{address}/24", "dev", device)
+            ip("-n", netns, "link", "set", device, "up")
+            ip("-n", netns, "link", "set", "lo", "up")
+        ip("-n", server, "route", "add", f"{PEERS}.0.0/16", "via", CLIENTS)
+        ip("-n", clients, "route", "add", "local", f"{PEERS}.0.0/16", "dev", "lo")
         yield name
     finally:
         for netns in (server, clients):

@@ -14,7 +14,7 @@ from tests.support.namespaces import Namespace
 
 from .load_peers import Lines
 from .network import CLIENTS as ROUTER
-from .network import SERVER
+from .network import SERVER, ip
 from .quality_link import Condition
 
 CLIENTS = 3
@@ -26,10 +26,6 @@ def client_name(network: str, number: int) -> str:
     return f"{network}-{number}"
 
 
-def _ip(*arguments: str) -> None:
-    subprocess.run(("ip", *arguments), check=True)
-
-
 @contextmanager
 def _namespaces() -> Iterator[str]:
     name = f"sfu-quality-{os.getpid()}"
@@ -37,14 +33,14 @@ def _namespaces() -> Iterator[str]:
     everybody = [server, router, *(client_name(name, number) for number in range(CLIENTS))]
     try:
         for namespace in everybody:
-            _ip("netns", "add", namespace)
-            _ip("-n", namespace, "link", "set", "lo", "up")
-        _ip("-n", server, "link", "add", "out", "type", "veth", "peer", "name", "in", "netns", router)
+            ip("netns", "add", namespace)
+            ip("-n", namespace, "link", "set", "lo", "up")
+        ip("-n", server, "link", "add", "out", "type", "veth", "peer", "name", "in", "netns", router)
         for namespace, device, address in ((server, "out", SERVER), (router, "in", ROUTER)):
-            _ip("-n", namespace, "addr", "add", f"{address}/24", "dev", device)
-            _ip("-n", namespace, "link", "set", device, "up")
-        _ip("-n", server, "route", "add", "default", "via", ROUTER)
-        _ip("netns", "exec", router, "sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward")
+            ip("-n", namespace, "addr", "add", f"{address}/24", "dev", device)
+            ip("-n", namespace, "link", "set", device, "up")
+        ip("-n", server, "route", "add", "default", "via", ROUTER)
+        ip("netns", "exec", router, "sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward")
         yield name
     finally:
         for namespace in everybody:
@@ -88,11 +84,11 @@ class Network:
         await network.count()
         for number, client in enumerate(network.clients):
             pid = network._links.process.pid
-            _ip("-n", client.name, "link", "set", f"q{pid}-{number}", "name", "link", "up")
-            _ip("-n", client.name, "addr", "add", f"{client.address}/32", "dev", "link")
-            _ip("-n", client.name, "route", "add", "default", "dev", "link")
-            _ip("-n", f"{name}-r", "link", "set", f"up{number}", "up")
-            _ip("-n", f"{name}-r", "route", "add", f"{client.address}/32", "dev", f"up{number}")
+            ip("-n", client.name, "link", "set", f"q{pid}-{number}", "name", "link", "up")
+            ip("-n", client.name, "addr", "add", f"{client.address}/32", "dev", "link")
+            ip("-n", client.name, "route", "add", "default", "dev", "link")
+            ip("-n", f"{name}-r", "link", "set", f"up{number}", "up")
+            ip("-n", f"{name}-r", "route", "add", f"{client.address}/32", "dev", f"up{number}")
         return network
 
     async def set(self, link: int, up: Condition, down: Condition) -> None:
